@@ -1,0 +1,297 @@
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { RootlayerError } from '../core/errors.ts';
+
+/** What one control group may use; sizes in bytes, cpus in cores. */
+export type CgroupLimits = { memoryBytes: number; pids: number; cpus: number };
+
+/** What happened in a control group; null where the machine cannot tell. */
+export type CgroupUsage = {
+  memoryPeakBytes: number | null;
+  pidsPeak: number | null;
+  cpuMs: number | null;
+  /** Processes that the kernel killed for memory. */
+  oomKills: number;
+  /** Forks that the pids limit refused. */
+  forksRefused: number;
+};
+
+/** The control group of one sandbox. Dispose kills what is in it and removes it. */
+export interface Cgroup extends AsyncDisposable {
+  /** Open cgroup.procs files: the launcher writes the first process into each before it runs. */
+  readonly procsFds: number[];
+  kill(): void;
+  usage(): CgroupUsage;
+}
+
+type Controller = 'memory' | 'pids' | 'cpu' | 'cpuacct';
+type Hierarchy = { version: 1 | 2; controllers: Controller[]; parent: string };
+
+const CONTROLLERS: Controller[] = ['memory', 'pids', 'cpu', 'cpuacct'];
+const FOLDER = 'rootlayer';
+
+/**
+ * Makes control groups below the daemon's own, in cgroup v2 where its controllers are there, in v1 hierarchies where they
+ * sit in those. Where both are mounted, v2 is used to kill: only it can end a whole tree at once. Source: cgroups(7).
+ */
+export class CgroupManager {
+  readonly #hierarchies: Hierarchy[];
+  /** Limits that this machine cannot hold, in words; empty when all can. */
+  readonly lacking: string[];
+
+  private constructor(hierarchies: Hierarchy[]) {
+    this.#hierarchies = hierarchies;
+    const held = new Set(hierarchies.flatMap((hierarchy) => hierarchy.controllers));
+    this.lacking = (['memory', 'pids', 'cpu'] as const).filter((name) => !held.has(name));
+  }
+
+  /** Finds the writable hierarchies, and removes what an earlier daemon of the same `name` left in them. */
+  static open(name: string): CgroupManager {
+    const hierarchies: Hierarchy[] = [];
+    for (const mounted of readHierarchies()) {
+      const parent = join(mounted.path, `${FOLDER}-${name}`);
+      try {
+        mkdirSync(parent, { recursive: true });
+        if (mounted.version === 2) delegate(mounted.path, parent, mounted.controllers);
+        hierarchies.push({ version: mounted.version, controllers: mounted.controllers, parent });
+      } catch {
+        // A read-only or foreign hierarchy: what it would limit shows up in `lacking`.
+      }
+    }
+    const manager = new CgroupManager(hierarchies);
+    manager.#removeLeftovers();
+    return manager;
+  }
+
+  /** Makes the control group of a job, limits set before any process is in it. Limits that the machine lacks are left out: see `lacking`. */
+  create(id: string, limits: CgroupLimits): Cgroup {
+    const paths = new Map<Hierarchy, string>();
+    for (const hierarchy of this.#hierarchies) {
+      const path = join(hierarchy.parent, `job-${id}`);
+      mkdirSync(path);
+      paths.set(hierarchy, path);
+      setLimits(hierarchy, path, limits);
+    }
+    return new JobCgroup(paths);
+  }
+
+  #removeLeftovers(): void {
+    for (const { parent } of this.#hierarchies) {
+      for (const entry of readdirSync(parent, { withFileTypes: true })) {
+        if (entry.isDirectory()) {
+          killAll(join(parent, entry.name));
+          removeSoon(join(parent, entry.name));
+        }
+      }
+    }
+  }
+
+  /** Removes the folder of this manager; for an engine that ends. */
+  close(): void {
+    for (const { parent } of this.#hierarchies) {
+      try {
+        rmdirSync(parent);
+      } catch {
+        // another job of the same daemon is still ending, the next start removes it
+      }
+    }
+  }
+}
+
+class JobCgroup implements Cgroup {
+  readonly procsFds: number[];
+  readonly #paths: Map<Hierarchy, string>;
+
+  constructor(paths: Map<Hierarchy, string>) {
+    this.#paths = paths;
+    this.procsFds = [...paths.values()].map((path) => openSync(join(path, 'cgroup.procs'), 'w'));
+  }
+
+  kill(): void {
+    for (const path of this.#paths.values()) killAll(path);
+  }
+
+  usage(): CgroupUsage {
+    const of = (controller: Controller): [Hierarchy, string] | null =>
+      [...this.#paths].find(([hierarchy]) => hierarchy.controllers.includes(controller)) ?? null;
+    const read = (controller: Controller, v1: string, v2: string): string | null => {
+      const found = of(controller);
+      return found === null ? null : readText(join(found[1], found[0].version === 2 ? v2 : v1));
+    };
+    const field = (text: string | null, name: string): number => Number(new RegExp(`^${name} (\\d+)`, 'm').exec(text ?? '')?.[1] ?? 0);
+    const number = (text: string | null): number | null => (text === null ? null : Number(text));
+    const nanoseconds = of('cpuacct')?.[0].version === 1 ? number(read('cpuacct', 'cpuacct.usage', '')) : null;
+    const v2cpu = of('cpu')?.[0].version === 2 ? field(read('cpu', '', 'cpu.stat'), 'usage_usec') / 1000 : null;
+    return {
+      memoryPeakBytes: number(read('memory', 'memory.max_usage_in_bytes', 'memory.peak')),
+      pidsPeak: number(read('pids', 'pids.peak', 'pids.peak')),
+      cpuMs: nanoseconds === null ? v2cpu : nanoseconds / 1e6,
+      oomKills: field(read('memory', 'memory.oom_control', 'memory.events'), 'oom_kill'),
+      forksRefused: field(read('pids', 'pids.events', 'pids.events'), 'max'),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const fd of this.procsFds.splice(0)) closeSync(fd);
+    for (const path of this.#paths.values()) {
+      if (!existsSync(path)) continue;
+      await remove(path);
+    }
+  }
+}
+
+function setLimits(hierarchy: Hierarchy, path: string, limits: CgroupLimits): void {
+  const quota = Math.max(1000, Math.round(limits.cpus * 100_000));
+  const wanted: [Controller, string, string][] =
+    hierarchy.version === 2
+      ? [
+          ['memory', 'memory.max', String(limits.memoryBytes)],
+          ['memory', 'memory.swap.max', '0'],
+          ['memory', 'memory.oom.group', '1'],
+          ['pids', 'pids.max', String(limits.pids)],
+          ['cpu', 'cpu.max', `${quota} 100000`],
+        ]
+      : [
+          ['memory', 'memory.limit_in_bytes', String(limits.memoryBytes)],
+          ['memory', 'memory.memsw.limit_in_bytes', String(limits.memoryBytes)],
+          ['pids', 'pids.max', String(limits.pids)],
+          ['cpu', 'cpu.cfs_quota_us', String(quota)],
+        ];
+  for (const [controller, file, value] of wanted) {
+    if (!hierarchy.controllers.includes(controller)) continue;
+    const target = join(path, file);
+    // Swap accounting is a kernel option: without it there is no swap to limit.
+    if (/swap|memsw/.test(file) && !existsSync(target)) continue;
+    writeFileSync(target, value);
+  }
+}
+
+function readText(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch {
+    return null;
+  }
+}
+
+function killAll(path: string): void {
+  try {
+    writeFileSync(join(path, 'cgroup.kill'), '1');
+    return;
+  } catch {
+    // cgroup v1, or a kernel before 5.14
+  }
+  for (const pid of (readText(join(path, 'cgroup.procs')) ?? '').split('\n')) {
+    if (pid !== '' && pid !== '0') killProcess(Number(pid));
+  }
+}
+
+function killProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // already gone
+  }
+}
+
+const REMOVE_TRIES = 500;
+
+/** A group with a dying process cannot be removed yet. Throws `E_INTERNAL` after five seconds. */
+async function remove(path: string): Promise<void> {
+  for (let attempt = 0; attempt < REMOVE_TRIES; attempt++) {
+    try {
+      rmdirSync(path);
+      return;
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code === 'ENOENT') return;
+      if (code !== 'EBUSY') throw error;
+      killAll(path);
+      await sleep(attempt < 20 ? 1 : 10);
+    }
+  }
+  throw new RootlayerError('E_INTERNAL', `Cannot remove control group "${path}": processes in it do not end`);
+}
+
+function removeSoon(path: string): void {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    try {
+      rmdirSync(path);
+      return;
+    } catch {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+    }
+  }
+}
+
+type Mounted = { version: 1 | 2; controllers: Controller[]; path: string };
+
+/** The mounted hierarchies and this process's place in each (proc(5): mountinfo, cgroup). */
+function readHierarchies(): Mounted[] {
+  const own = new Map<string, string>();
+  for (const line of readFileSync('/proc/self/cgroup', 'utf8').trim().split('\n')) {
+    const [, controllers = '', path = '/'] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    own.set(controllers, path);
+  }
+  const found: Mounted[] = [];
+  for (const line of readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\n')) {
+    const [left = '', right = ''] = line.split(' - ');
+    const [, , , root = '/', point = ''] = left.split(' ');
+    const [type = '', , options = ''] = right.split(' ');
+    if (type === 'cgroup2') {
+      const path = placeBelow(point, root, own.get('') ?? '/');
+      const offered = (readText(join(path, 'cgroup.controllers')) ?? '').split(' ');
+      found.push({ version: 2, controllers: CONTROLLERS.filter((name) => offered.includes(name)), path });
+    } else if (type === 'cgroup') {
+      const controllers = CONTROLLERS.filter((name) => options.split(',').includes(name));
+      const key = [...own.keys()].find((names) => names.split(',').some((name) => controllers.includes(name as Controller)));
+      if (controllers.length > 0 && key !== undefined) {
+        found.push({ version: 1, controllers, path: placeBelow(point, root, own.get(key) ?? '/') });
+      }
+    }
+  }
+  // v2 first: a controller that it offers is not mounted in v1.
+  return found.sort((a, b) => b.version - a.version);
+}
+
+function placeBelow(point: string, root: string, own: string): string {
+  const below = relative(root, own);
+  const path = join(point, below);
+  return below.startsWith('..') || !existsSync(path) ? point : path;
+}
+
+/**
+ * Lets a v2 child group use the controllers. A group with processes of its own cannot hand controllers on, so the daemon moves into a
+ * leaf first (systemd's `Delegate=` allows it). Where that is refused, the controllers are not used.
+ */
+function delegate(own: string, parent: string, controllers: Controller[]): void {
+  const usable = controllers.filter((name) => name !== 'cpuacct');
+  if (usable.length > 0) {
+    try {
+      enable(own, usable);
+    } catch {
+      moveSelf(own);
+      tryEnable(own, usable, controllers);
+    }
+    tryEnable(parent, usable, controllers);
+  }
+}
+
+function tryEnable(path: string, usable: Controller[], controllers: Controller[]): void {
+  try {
+    enable(path, usable);
+  } catch {
+    controllers.length = 0;
+  }
+}
+
+function enable(path: string, controllers: Controller[]): void {
+  writeFileSync(join(path, 'cgroup.subtree_control'), controllers.map((name) => `+${name}`).join(' '));
+}
+
+function moveSelf(own: string): void {
+  const leaf = join(own, 'supervisor');
+  mkdirSync(leaf, { recursive: true });
+  writeFileSync(join(leaf, 'cgroup.procs'), String(process.pid));
+}

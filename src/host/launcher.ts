@@ -1,0 +1,101 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Duplex } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { deferred } from '../core/deferred.ts';
+import { RootlayerError } from '../core/errors.ts';
+import { errnoName } from './errno.ts';
+
+const LAUNCHER = fileURLToPath(new URL('../../bin/rootlayer-launch', import.meta.url));
+
+/** Which of the launcher's three services is asked for. Source: isolation/launcher.c. */
+export type LauncherMode = 'job' | 'worker' | 'userns';
+
+/** `key=value` records for the launcher; the order matters only for `exec` and its `arg`s. */
+export type LauncherRecords = [key: string, value: string | Buffer | number][];
+
+/** How a launched program ended. */
+export type LaunchEnd =
+  | { kind: 'exit'; status: number }
+  | { kind: 'signal'; signal: number }
+  | { kind: 'error'; step: string; errno: string };
+
+/** A running launcher. `fds` of the request appear to it from {@link FIRST_LAUNCH_FD} on, in order; 4 is `socket` for workers. */
+export type Launched = {
+  child: ChildProcess;
+  /** The other end of descriptor 4. */
+  socket: Duplex & { _handle: { fd: number } };
+  /** Resolves when the program has been started; rejects with `E_INTERNAL` naming the step that failed. */
+  started: Promise<void>;
+  ended: Promise<LaunchEnd>;
+  /** The process id of a held user namespace (mode `userns`). */
+  usernsPid: Promise<number>;
+};
+
+/** First descriptor number under which the launcher sees the `fds` that it is given. */
+export const FIRST_LAUNCH_FD = 6;
+const STATUS_FD = 5;
+
+/**
+ * Starts the launcher. Standard input, output and error are given as descriptors (or `pipe`, `ignore`); the caller keeps
+ * its own ends and closes what it passed. Nothing of the request shows on a command line.
+ */
+export function launch(
+  mode: LauncherMode,
+  records: LauncherRecords,
+  stdio: ['ignore' | 'pipe' | number, 'ignore' | 'pipe' | number, 'ignore' | 'pipe' | number],
+  fds: number[],
+): Launched {
+  const child = spawn(LAUNCHER, [mode], { stdio: [...stdio, 'pipe', 'pipe', 'pipe', ...fds], env: {}, cwd: '/' });
+  const [, , , request, socket, status] = child.stdio as unknown as Duplex[];
+  if (request === undefined || socket === undefined || status === undefined) {
+    throw new RootlayerError('E_INTERNAL', 'Cannot start the launcher: its pipes are missing', { hint: 'Build it with scripts/build.' });
+  }
+  const report = readStatus(child, status);
+  request.on('error', () => {}); // a launcher that died early says so on its status descriptor
+  request.end(encode([['status', STATUS_FD], ...records]));
+  return { child, socket: socket as Launched['socket'], ...report };
+}
+
+function encode(records: LauncherRecords): Buffer {
+  const parts: Buffer[] = [];
+  for (const [key, value] of records)
+    parts.push(Buffer.from(`${key}=`), Buffer.isBuffer(value) ? value : Buffer.from(String(value)), Buffer.of(0));
+  return Buffer.concat(parts);
+}
+
+/** Turns the status lines into promises; a launcher that ends without a word counts as an error of step `launcher`. */
+function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'started' | 'ended' | 'usernsPid'> {
+  const started = deferred<void>();
+  const ended = deferred<LaunchEnd>();
+  const usernsPid = deferred<number>();
+  let failure: LaunchEnd | null = null;
+  let text = '';
+  const finish = (end: LaunchEnd): void => {
+    const told = failure ?? end;
+    const error = new RootlayerError('E_INTERNAL', `Cannot start the sandbox: ${describe(told)}`);
+    started.reject(error);
+    usernsPid.reject(error);
+    ended.resolve(told);
+  };
+  status.on('data', (chunk: Buffer) => {
+    const lines = (text + chunk.toString('latin1')).split('\n');
+    text = lines.pop() ?? '';
+    for (const line of lines) {
+      const [word, first = '', second = ''] = line.split(' ');
+      if (word === 'started') started.resolve();
+      else if (word === 'userns') usernsPid.resolve(Number(first));
+      else if (word === 'error') failure ??= { kind: 'error', step: first, errno: errnoName(Number(second)) };
+      else if (word === 'exit') finish({ kind: 'exit', status: Number(first) });
+      else if (word === 'signal') finish({ kind: 'signal', signal: Number(first) });
+    }
+  });
+  status.on('error', () => {});
+  status.on('close', () => finish({ kind: 'error', step: 'launcher', errno: 'EPIPE' }));
+  child.on('error', (error) => finish({ kind: 'error', step: `launcher (${error.message})`, errno: 'ENOENT' }));
+  return { started: started.promise, ended: ended.promise, usernsPid: usernsPid.promise };
+}
+
+function describe(end: LaunchEnd): string {
+  if (end.kind === 'error') return `step "${end.step}" failed with ${end.errno}`;
+  return end.kind === 'exit' ? `it ended with status ${end.status}` : `it was ended by signal ${end.signal}`;
+}

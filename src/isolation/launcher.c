@@ -1,0 +1,582 @@
+/*
+ * rootlayer-launch: makes the namespaces of one sandbox and becomes the program in it.
+ *
+ *   rootlayer-launch job     the script of a job: a user, mount, pid, net, ipc, uts and cgroup namespace, its root
+ *                            filesystem, /proc /sys /dev, twelve capabilities, no_new_privs, a seccomp filter
+ *   rootlayer-launch worker  a rootlayer process that reads hostile bytes: fresh namespaces, few capabilities; the worker
+ *                            itself enters an empty root and installs its seccomp filter once its code is loaded
+ *
+ * The order is written down in docs/architecture.md ("Launcher"). It is C, not TypeScript, because a namespace with a user
+ * namespace cannot be made by a process with threads, and because starting Node would cost ten times the whole job.
+ *
+ *   rootlayer-launch userns  a user namespace with given id maps, for the daemon to take by /proc/PID/ns/user (idmapped mounts)
+ *
+ * What to do comes as NUL-terminated "key=value" records on descriptor 3, so that no value shows on a command line.
+ * What happened goes out as lines on the status descriptor: "started", "error STEP ERRNO", "exit N", "signal N", "userns PID".
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/if.h>
+#include <linux/magic.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <grp.h>
+
+/* Numbers and flags of the mount calls, the same on every architecture; older headers lack some. */
+#define NR_OPEN_TREE 428
+#define NR_MOVE_MOUNT 429
+#define NR_FSOPEN 430
+#define NR_FSCONFIG 431
+#define NR_FSMOUNT 432
+#define NR_CLONE3 435
+#define NR_CLOSE_RANGE 436
+#define NR_OPENAT2 437
+#define NR_MOUNT_SETATTR 442
+
+#define CLOSE_ON_EXEC 4u
+#define WORKER_SOCKET 4
+#define CLONE_TREE 1u
+#define TREE_CLOEXEC ((unsigned)O_CLOEXEC)
+#define MOVE_F_EMPTY 0x4u
+#define MOVE_T_EMPTY 0x40u
+#define ATTR_RDONLY 0x1u
+#define ATTR_NOSUID 0x2u
+#define ATTR_NODEV 0x4u
+#define ATTR_NOEXEC 0x8u
+#define FSCONFIG_FLAG 0u
+#define FSCONFIG_STRING 1u
+#define FSCONFIG_CREATE 6u
+#define RESOLVE_BENEATH_ONLY 0x0du /* NO_XDEV | NO_SYMLINKS | BENEATH */
+
+#define MAX_ITEMS 4096
+#define MAX_CGROUPS 16
+#define MAX_EXEC 4
+#define MAX_SPEC (64u << 20)
+
+struct open_how_v0 { uint64_t flags, mode, resolve; };
+struct mount_attr_v0 { uint64_t attr_set, attr_clr, propagation, userns_fd; };
+struct clone_args_v2 {
+  uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+struct spec {
+  int user_namespace;      /* with a user namespace of its own */
+  unsigned long uid_base;  /* first host uid and gid of the namespace's 65,536 */
+  int host_network;
+  int root_fd;             /* detached mount of the root filesystem */
+  int files_fd;            /* detached mount for /dev/rootlayer */
+  int device_fd;           /* directory with the device nodes to lend */
+  int resolv_fd;           /* detached file mount for /etc/resolv.conf */
+  int seccomp_fd;
+  int status_fd;
+  int cgroup_fds[MAX_CGROUPS];
+  int cgroups;
+  uint64_t keep_caps;
+  int no_new_privs;
+  unsigned long file_size_limit;
+  const char *hostname;
+  char *env[MAX_ITEMS];
+  int envs;
+  char *exec[MAX_EXEC][64];
+  int execs, args;
+  const char *maps[4];     /* lines of uid_map and gid_map */
+  int map_count;
+};
+
+static struct spec S = {.root_fd = -1, .files_fd = -1, .device_fd = -1, .resolv_fd = -1, .seccomp_fd = -1, .status_fd = -1};
+static int error_pipe[2] = {-1, -1};
+static int device_clones[6];
+static const char *const device_names[6] = {"null", "zero", "full", "random", "urandom", "tty"};
+
+static void say(int fd, const char *format, ...) {
+  char line[256];
+  va_list values;
+  va_start(values, format);
+  int length = vsnprintf(line, sizeof line, format, values);
+  va_end(values);
+  if (length > (int)sizeof line) length = sizeof line;
+  if (fd >= 0 && write(fd, line, (size_t)length) < 0) _exit(125);
+}
+
+/* In the child: tells the parent which step failed. In the parent: tells the daemon. */
+static void die(const char *step) {
+  int saved = errno;
+  say(error_pipe[1] >= 0 ? error_pipe[1] : S.status_fd, "error %s %d\n", step, saved);
+  _exit(125);
+}
+
+static void must(long result, const char *step) {
+  if (result < 0) die(step);
+}
+
+static int open_tree_at(int dir, const char *path, unsigned flags) { return (int)syscall(NR_OPEN_TREE, dir, path, flags | TREE_CLOEXEC); }
+
+static int move_to(int mount_fd, int target_fd) {
+  return (int)syscall(NR_MOVE_MOUNT, mount_fd, "", target_fd, "", MOVE_F_EMPTY | MOVE_T_EMPTY);
+}
+
+/* Opens a name below a directory without leaving it and without following any symlink. */
+static int open_beneath(int dir, const char *path, int flags) {
+  struct open_how_v0 how = {.flags = (uint64_t)(flags | O_CLOEXEC), .mode = 0, .resolve = RESOLVE_BENEATH_ONLY};
+  return (int)syscall(NR_OPENAT2, dir, path, &how, sizeof how);
+}
+
+/* ---- the request ---- */
+
+/* Reads to the end: a stream, or (positioned) a file whose offset other launches share. */
+static char *read_all(int fd, size_t *length, size_t limit, int positioned) {
+  size_t room = 1 << 16;
+  char *bytes = malloc(room + 1);
+  *length = 0;
+  while (bytes != NULL) {
+    size_t left = room - *length;
+    ssize_t got = positioned ? pread(fd, bytes + *length, left, (off_t)*length) : read(fd, bytes + *length, left);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) die("read-spec");
+    if (got == 0) break;
+    *length += (size_t)got;
+    if (*length == room) {
+      room *= 2;
+      if (room > limit) { errno = E2BIG; die("read-spec"); }
+      bytes = realloc(bytes, room + 1);
+    }
+  }
+  if (bytes == NULL) die("memory");
+  bytes[*length] = 0;
+  return bytes;
+}
+
+static int matches(const char *record, const char *key, char **value) {
+  size_t length = strlen(key);
+  if (strncmp(record, key, length) != 0 || record[length] != '=') return 0;
+  *value = (char *)record + length + 1;
+  return 1;
+}
+
+static void parse_record(char *record) {
+  char *value;
+  if (matches(record, "status", &value)) S.status_fd = atoi(value);
+  else if (matches(record, "userns", &value)) { S.user_namespace = 1; S.uid_base = strtoul(value, NULL, 10); }
+  else if (matches(record, "network", &value)) S.host_network = strcmp(value, "host") == 0;
+  else if (matches(record, "root", &value)) S.root_fd = atoi(value);
+  else if (matches(record, "files", &value)) S.files_fd = atoi(value);
+  else if (matches(record, "devices", &value)) S.device_fd = atoi(value);
+  else if (matches(record, "resolv", &value)) S.resolv_fd = atoi(value);
+  else if (matches(record, "seccomp", &value)) S.seccomp_fd = atoi(value);
+  else if (matches(record, "hostname", &value)) S.hostname = value;
+  else if (matches(record, "caps", &value)) S.keep_caps = strtoull(value, NULL, 16);
+  else if (matches(record, "nnp", &value)) S.no_new_privs = atoi(value);
+  else if (matches(record, "fsize", &value)) S.file_size_limit = strtoul(value, NULL, 10);
+  else if (matches(record, "cgroup", &value) && S.cgroups < MAX_CGROUPS) S.cgroup_fds[S.cgroups++] = atoi(value);
+  else if (matches(record, "env", &value) && S.envs < MAX_ITEMS - 1) S.env[S.envs++] = value;
+  else if (matches(record, "exec", &value) && S.execs < MAX_EXEC) { S.args = 0; S.exec[S.execs++][S.args++] = value; }
+  else if (matches(record, "arg", &value) && S.execs > 0 && S.args < 63) S.exec[S.execs - 1][S.args++] = value;
+  else if (matches(record, "map", &value) && S.map_count < 4) S.maps[S.map_count++] = value;
+  else { errno = EINVAL; die("spec"); }
+}
+
+static void read_spec(void) {
+  size_t length;
+  char *bytes = read_all(3, &length, MAX_SPEC, 0);
+  close(3);
+  for (size_t at = 0; at < length; at += strlen(bytes + at) + 1) parse_record(bytes + at);
+  if (S.execs == 0 && S.map_count == 0) { errno = EINVAL; die("spec"); }
+  /* Nothing that was handed over reaches the program by accident; the few that must are opened again. */
+  must(syscall(NR_CLOSE_RANGE, 3u, ~0u, CLOSE_ON_EXEC), "close");
+}
+
+/* ---- mounts of a job, all relative to the root's descriptor ---- */
+
+static int make_filesystem(const char *type, const char *const options[][2], unsigned attributes, const char *step) {
+  int context = (int)syscall(NR_FSOPEN, type, 1u);
+  must(context, step);
+  for (int i = 0; options != NULL && options[i][0] != NULL; i++) {
+    unsigned command = options[i][1] == NULL ? FSCONFIG_FLAG : FSCONFIG_STRING;
+    must(syscall(NR_FSCONFIG, context, command, options[i][0], options[i][1], 0), step);
+  }
+  if (syscall(NR_FSCONFIG, context, FSCONFIG_CREATE, NULL, NULL, 0) < 0) { close(context); return -1; }
+  int mount_fd = (int)syscall(NR_FSMOUNT, context, 1u, attributes);
+  close(context);
+  return mount_fd;
+}
+
+static void attach(int mount_fd, int dir, const char *name, const char *step) {
+  must(mount_fd, step);
+  int target = open_beneath(dir, name, O_PATH | O_DIRECTORY);
+  must(target, step);
+  must(move_to(mount_fd, target), step);
+  close(target);
+}
+
+static void mount_dev(void) {
+  static const char *const tmpfs[][2] = {{"mode", "0755"}, {"size", "1m"}, {"nr_inodes", "256"}, {NULL, NULL}};
+  static const char *const pts[][2] = {{"newinstance", NULL}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}, {NULL, NULL}};
+  static const char *const pts_nogid[][2] = {{"newinstance", NULL}, {"ptmxmode", "0666"}, {"mode", "0620"}, {NULL, NULL}};
+  static const char *const shm[][2] = {{"mode", "1777"}, {"size", "64m"}, {"nr_inodes", "8192"}, {NULL, NULL}};
+  static const char *const links[][2] = {{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
+                                         {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}};
+  int dev = make_filesystem("tmpfs", tmpfs, ATTR_NOSUID | ATTR_NOEXEC, "dev");
+  attach(dev, S.root_fd, "dev", "dev");
+  for (int i = 0; i < 6; i++) {
+    int node = openat(dev, device_names[i], O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+    must(node, "dev-node");
+    must(move_to(device_clones[i], node), "dev-node");
+    close(node);
+    close(device_clones[i]);
+  }
+  for (unsigned i = 0; i < sizeof links / sizeof links[0]; i++) must(symlinkat(links[i][0], dev, links[i][1]), "dev-link");
+  must(mkdirat(dev, "pts", 0755), "dev-pts");
+  must(mkdirat(dev, "shm", 01777), "dev-shm");
+  must(mkdirat(dev, "rootlayer", 0755), "dev-files");
+  int pts_fd = make_filesystem("devpts", pts, ATTR_NOSUID | ATTR_NOEXEC, "dev-pts");
+  if (pts_fd < 0) pts_fd = make_filesystem("devpts", pts_nogid, ATTR_NOSUID | ATTR_NOEXEC, "dev-pts");
+  attach(pts_fd, dev, "pts", "dev-pts");
+  attach(make_filesystem("tmpfs", shm, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, "dev-shm"), dev, "shm", "dev-shm");
+  if (S.files_fd >= 0) attach(S.files_fd, dev, "rootlayer", "dev-files");
+  close(dev);
+}
+
+/* Covers a file of /proc or /sys with the null device, a directory with an empty read-only tmpfs. What is not there needs no cover. */
+static void mask(int dir, const char *name) {
+  int target = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (target < 0) return;
+  struct stat status;
+  must(fstat(target, &status), "mask");
+  int cover;
+  if (S_ISDIR(status.st_mode)) {
+    static const char *const empty[][2] = {{"mode", "0555"}, {"size", "4k"}, {NULL, NULL}};
+    cover = make_filesystem("tmpfs", empty, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, "mask");
+  } else {
+    cover = open_tree_at(S.root_fd, "dev/null", CLONE_TREE);
+  }
+  must(cover, "mask");
+  must(move_to(cover, target), "mask");
+  close(cover);
+  close(target);
+}
+
+static void make_read_only(int dir, const char *name) {
+  int target = openat(dir, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+  if (target < 0) return;
+  int clone = open_tree_at(target, "", CLONE_TREE | AT_EMPTY_PATH);
+  must(clone, "proc-ro");
+  struct mount_attr_v0 attr = {.attr_set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC};
+  must(syscall(NR_MOUNT_SETATTR, clone, "", AT_EMPTY_PATH, &attr, sizeof attr), "proc-ro");
+  must(move_to(clone, target), "proc-ro");
+  close(clone);
+  close(target);
+}
+
+static void mount_proc(void) {
+  static const char *const hidden[] = {"kcore", "keys", "sysrq-trigger", "timer_list", "latency_stats", "sched_debug", "kallsyms", "kmsg",
+                                       "kpagecount", "kpageflags", "kpagecgroup", "acpi", "scsi", "asound"};
+  static const char *const read_only[] = {"sys", "bus", "fs", "irq"};
+  int proc = make_filesystem("proc", NULL, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, "proc");
+  attach(proc, S.root_fd, "proc", "proc");
+  struct statfs kind;
+  must(fstatfs(proc, &kind), "proc");
+  if (kind.f_type != PROC_SUPER_MAGIC) { errno = EINVAL; die("proc-magic"); }
+  if (S.user_namespace) {
+    for (unsigned i = 0; i < sizeof hidden / sizeof hidden[0]; i++) mask(proc, hidden[i]);
+    for (unsigned i = 0; i < sizeof read_only / sizeof read_only[0]; i++) make_read_only(proc, read_only[i]);
+  }
+  close(proc);
+}
+
+/* /sys is wanted by few scripts and refused by the kernel where the daemon itself sees a covered one: then it stays empty. */
+static void mount_sys(void) {
+  static const char *const hidden[] = {"firmware", "kernel/debug", "kernel/security", "kernel/tracing", "fs/bpf", "fs/cgroup", "fs/fuse"};
+  if (S.host_network) return;
+  int sys = make_filesystem("sysfs", NULL, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, "sys");
+  if (sys < 0) return;
+  attach(sys, S.root_fd, "sys", "sys");
+  for (unsigned i = 0; S.user_namespace && i < sizeof hidden / sizeof hidden[0]; i++) mask(sys, hidden[i]);
+  close(sys);
+}
+
+static void enter_root(void) {
+  must(fchdir(S.root_fd), "chdir-root");
+  must(syscall(SYS_pivot_root, ".", "."), "pivot-root");
+  must(umount2(".", MNT_DETACH), "detach-host-root");
+  must(chdir("/"), "chdir");
+  char here[8];
+  if (syscall(SYS_getcwd, here, sizeof here) < 0 || strcmp(here, "/") != 0) die("cwd");
+}
+
+/* ---- what the process itself may do ---- */
+
+static void loopback_up(void) {
+  struct ifreq request = {0};
+  int socket_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (socket_fd < 0) return;
+  strcpy(request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  if (ioctl(socket_fd, SIOCSIFFLAGS, &request) < 0) die("loopback");
+  close(socket_fd);
+}
+
+/* A limit is only ever lowered: raising a hard limit needs CAP_SYS_RESOURCE, which the daemon may lack. */
+static void lower_limit(int resource, rlim_t soft, rlim_t hard) {
+  struct rlimit limit;
+  must(getrlimit((__rlimit_resource_t)resource, &limit), "rlimit");
+  if (hard < limit.rlim_max) limit.rlim_max = hard;
+  limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
+  must(setrlimit((__rlimit_resource_t)resource, &limit), "rlimit");
+}
+
+static void set_limits(void) {
+  lower_limit(RLIMIT_CORE, 0, 0);
+  lower_limit(RLIMIT_NOFILE, 4096, 65536);
+  lower_limit(RLIMIT_MEMLOCK, 8 << 20, 8 << 20);
+  lower_limit(RLIMIT_MSGQUEUE, 819200, 819200);
+  lower_limit(RLIMIT_NICE, 0, 0);
+  lower_limit(RLIMIT_RTPRIO, 0, 0);
+  if (S.file_size_limit > 0) lower_limit(RLIMIT_FSIZE, S.file_size_limit, S.file_size_limit);
+}
+
+static void keep_capabilities(void) {
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  for (int cap = 0; cap <= 63; cap++) {
+    if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) < 1) continue;
+    if ((S.keep_caps >> cap & 1) == 0) must(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding-set");
+  }
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  struct __user_cap_data_struct held[2] = {{0}}, data[2] = {{0}};
+  must(syscall(SYS_capget, &header, held), "capget");
+  for (int i = 0; i < 2; i++) {
+    uint32_t keep = (uint32_t)(S.keep_caps >> (32 * i)) & held[i].permitted;
+    data[i].effective = data[i].permitted = keep;
+  }
+  must(syscall(SYS_capset, &header, data), "capset");
+  if (S.no_new_privs) must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no-new-privs");
+}
+
+static void start_program(struct sock_fprog *filter) {
+  signal(SIGPIPE, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  if (filter != NULL) must(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, filter), "seccomp");
+  S.env[S.envs] = NULL;
+  for (int i = 0; i < S.execs; i++) {
+    execve(S.exec[i][0], S.exec[i], S.env);
+    if (errno != ENOENT && errno != EACCES && errno != ENOTDIR) break;
+  }
+  die("exec");
+}
+
+/* Reads the whole filter before descriptors are closed. */
+static struct sock_fprog *load_filter(void) {
+  static struct sock_fprog program;
+  if (S.seccomp_fd < 0) return NULL;
+  size_t length;
+  char *bytes = read_all(S.seccomp_fd, &length, 1 << 20, 1);
+  program.len = (unsigned short)(length / sizeof(struct sock_filter));
+  program.filter = (struct sock_filter *)(void *)bytes;
+  return &program;
+}
+
+/* ---- the two children ---- */
+
+static void wait_for_release(int release_fd) {
+  char byte;
+  must(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "pdeathsig");
+  if (read(release_fd, &byte, 1) != 1) _exit(125);
+  close(release_fd);
+}
+
+static void become_root_of_namespace(void) {
+  if (!S.user_namespace) return;
+  must(setgroups(0, NULL), "setgroups");
+  must(setresgid(0, 0, 0), "setresgid");
+  must(setresuid(0, 0, 0), "setresuid");
+  /* A change of ids clears the parent-death signal. */
+  must(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "pdeathsig");
+}
+
+static void keep_error_pipe_last(void) {
+  /* Descriptor 3 is the error pipe: it closes itself on exec, all above it are closed now. */
+  if (error_pipe[1] != 3) {
+    must(dup3(error_pipe[1], 3, O_CLOEXEC), "close");
+    error_pipe[1] = 3;
+  }
+  must(syscall(NR_CLOSE_RANGE, 4u, ~0u, 0u), "close");
+}
+
+static void job_child(int release_fd) {
+  wait_for_release(release_fd);
+  become_root_of_namespace();
+  must(setsid(), "setsid");
+  if (unshare(CLONE_NEWCGROUP) < 0 && errno != EINVAL) die("cgroup-namespace");
+  must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
+  int host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  must(host_root, "host-root");
+  must(move_to(S.root_fd, host_root), "root");
+  mount_dev();
+  mount_proc();
+  mount_sys();
+  if (S.resolv_fd >= 0) {
+    int target = open_beneath(S.root_fd, "etc/resolv.conf", O_PATH | O_NOFOLLOW);
+    must(target, "resolv");
+    must(move_to(S.resolv_fd, target), "resolv");
+  }
+  enter_root();
+  if (S.hostname != NULL) must(sethostname(S.hostname, strlen(S.hostname)), "hostname");
+  if (!S.host_network) loopback_up();
+  umask(022);
+  set_limits();
+  struct sock_fprog *filter = load_filter();
+  int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  must(null_fd, "stdin");
+  must(dup2(null_fd, 0), "stdin");
+  keep_capabilities();
+  keep_error_pipe_last();
+  start_program(filter);
+}
+
+static void worker_child(int release_fd) {
+  wait_for_release(release_fd);
+  become_root_of_namespace();
+  must(setsid(), "setsid");
+  must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
+  umask(0);
+  lower_limit(RLIMIT_CORE, 0, 0);
+  keep_capabilities();
+  must(fcntl(WORKER_SOCKET, F_SETFD, 0), "worker-socket");
+  start_program(NULL);
+}
+
+/* ---- the parent: real root, until the child is gone ---- */
+
+static void write_file_of(pid_t child, const char *name, const char *text) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/%s", (int)child, name);
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  must(fd, name);
+  must(write(fd, text, strlen(text)), name);
+  close(fd);
+}
+
+static void admit(pid_t child) {
+  char text[64];
+  if (S.user_namespace) {
+    snprintf(text, sizeof text, "0 %lu 65536\n", S.uid_base);
+    write_file_of(child, "uid_map", text);
+    write_file_of(child, "gid_map", text);
+  }
+  snprintf(text, sizeof text, "%d\n", (int)child);
+  for (int i = 0; i < S.cgroups; i++) must(write(S.cgroup_fds[i], text, strlen(text)), "cgroup");
+}
+
+static void clone_devices(void) {
+  for (int i = 0; i < 6; i++) {
+    device_clones[i] = open_tree_at(S.device_fd, device_names[i], CLONE_TREE);
+    must(device_clones[i], "devices");
+  }
+}
+
+static void relay_start(int job) {
+  char message[256];
+  ssize_t length = read(error_pipe[0], message, sizeof message);
+  if (length > 0) {
+    if (write(S.status_fd, message, (size_t)length) < 0) _exit(125);
+  } else if (job) {
+    say(S.status_fd, "started\n");
+  }
+}
+
+static int run(int job) {
+  int release[2];
+  must(pipe2(release, O_CLOEXEC), "pipe");
+  int errors[2];
+  must(pipe2(errors, O_CLOEXEC), "pipe");
+  if (job) clone_devices();
+  uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+  if (!S.host_network) flags |= CLONE_NEWNET;
+  if (S.user_namespace) flags |= CLONE_NEWUSER;
+  struct clone_args_v2 args = {.flags = flags, .exit_signal = SIGCHLD};
+  long child = syscall(NR_CLONE3, &args, sizeof args);
+  must(child, "clone");
+  error_pipe[0] = errors[0];
+  if (child == 0) {
+    close(release[1]);
+    close(errors[0]);
+    error_pipe[1] = errors[1];
+    if (job) job_child(release[0]);
+    worker_child(release[0]);
+  }
+  close(errors[1]);
+  close(release[0]);
+  admit((pid_t)child);
+  must(write(release[1], "", 1), "release");
+  /* From here on only the child holds the job's output and mounts: their end is its end. */
+  int status_fd = S.status_fd;
+  if (status_fd >= 0 && status_fd != 3) must(dup3(status_fd, 3, O_CLOEXEC), "status");
+  S.status_fd = status_fd >= 0 ? 3 : -1;
+  if (error_pipe[0] != 4) must(dup3(error_pipe[0], 4, O_CLOEXEC), "status");
+  error_pipe[0] = 4;
+  close(0); close(1); close(2);
+  syscall(NR_CLOSE_RANGE, 5u, ~0u, 0u);
+  relay_start(job);
+  int status;
+  while (waitpid((pid_t)child, &status, 0) < 0) if (errno != EINTR) die("wait");
+  if (WIFEXITED(status)) say(S.status_fd, "exit %d\n", WEXITSTATUS(status));
+  else say(S.status_fd, "signal %d\n", WTERMSIG(status));
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* The namespace lives as long as a descriptor of it: the daemon opens it and closes our standard input. */
+static int hold_user_namespace(void) {
+  struct clone_args_v2 args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+  char text[256] = "", byte;
+  long child = syscall(NR_CLONE3, &args, sizeof args);
+  must(child, "clone");
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    for (;;) pause();
+  }
+  for (int i = 0; i < S.map_count; i++) {
+    strncat(text, S.maps[i], 60);
+    strcat(text, "\n");
+  }
+  write_file_of((pid_t)child, "uid_map", text);
+  write_file_of((pid_t)child, "gid_map", text);
+  say(S.status_fd, "userns %ld\n", child);
+  while (read(0, &byte, 1) > 0) {}
+  kill((pid_t)child, SIGKILL);
+  return waitpid((pid_t)child, NULL, 0) < 0;
+}
+
+int main(int count, char **words) {
+  const char *mode = count == 2 ? words[1] : "";
+  if (strcmp(mode, "job") != 0 && strcmp(mode, "worker") != 0 && strcmp(mode, "userns") != 0) {
+    fprintf(stderr, "usage: rootlayer-launch job|worker|userns, with the request on descriptor 3\n");
+    return 125;
+  }
+  pid_t parent = getppid();
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (getppid() != parent) return 125;
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  read_spec();
+  return strcmp(mode, "userns") == 0 ? hold_user_namespace() : run(strcmp(mode, "job") == 0);
+}

@@ -1,0 +1,92 @@
+import type { Isolation, NetworkChoice } from '../core/job.ts';
+import type { Cgroup } from '../host/cgroup.ts';
+import { FIRST_LAUNCH_FD, type LaunchEnd, type LauncherRecords, launch } from '../host/launcher.ts';
+import { CAP } from '../host/worker.ts';
+
+/** One process to run as PID 1 of a sandbox; the first candidate whose program exists is taken. */
+export type Program = { candidates: string[][]; env: Record<string, string> };
+
+/** What a sandbox is made of. All descriptors stay the caller's. */
+export type SandboxParts = {
+  isolation: Extract<Isolation, 'userns' | 'chroot'>;
+  /** Detached mount that becomes `/`. */
+  rootFd: number;
+  /** Detached, read-only mount for /dev/rootlayer: the script and its extra files. */
+  filesFd: number;
+  /** Directory whose device nodes are lent to the sandbox. */
+  devicesFd: number;
+  /** Detached mount of the host's resolv.conf, for `network: host`. */
+  resolvConfFd: number | null;
+  /** File with the seccomp program; null for `chroot`. */
+  seccompFd: number | null;
+  uidBase: number;
+  network: NetworkChoice;
+  program: Program;
+  cgroup: Cgroup;
+  stdoutFd: number;
+  stderrFd: number;
+  /** Longest file, so that a sparse one cannot exceed the disk limit. */
+  fileSizeBytes: number;
+};
+
+/** A running sandbox. */
+export type Sandbox = {
+  /** Resolves when the program runs; rejects with `E_INTERNAL` naming the step of the launcher that failed. */
+  started: Promise<void>;
+  ended: Promise<LaunchEnd>;
+  /** Ends every process in it, at once. */
+  kill(): void;
+};
+
+/** Docker's default set less MKNOD, NET_RAW and SETPCAP's use after set-up; what real installs need. Measured in docs/architecture.md. */
+const JOB_CAPABILITIES =
+  CAP.CHOWN |
+  CAP.DAC_OVERRIDE |
+  CAP.FOWNER |
+  CAP.FSETID |
+  CAP.KILL |
+  CAP.SETGID |
+  CAP.SETUID |
+  CAP.SETPCAP |
+  CAP.NET_BIND_SERVICE |
+  CAP.SYS_CHROOT |
+  CAP.AUDIT_WRITE |
+  CAP.SETFCAP;
+const KILL_GRACE_MS = 1000;
+const ALL_CAPABILITIES = (1n << 63n) - 1n;
+
+/** Starts the launcher that becomes the program. Source of the order of its steps: isolation/launcher.c. */
+export function startSandbox(parts: SandboxParts): Sandbox {
+  const fds: number[] = [];
+  const hand = (fd: number): number => FIRST_LAUNCH_FD + fds.push(fd) - 1;
+  const isUserns = parts.isolation === 'userns';
+  const records: LauncherRecords = [
+    ...(isUserns ? ([['userns', parts.uidBase]] satisfies LauncherRecords) : []),
+    ['network', parts.network],
+    ['root', hand(parts.rootFd)],
+    ['files', hand(parts.filesFd)],
+    ['devices', hand(parts.devicesFd)],
+    ...(parts.resolvConfFd === null ? [] : ([['resolv', hand(parts.resolvConfFd)]] satisfies LauncherRecords)),
+    ...(parts.seccompFd === null ? [] : ([['seccomp', hand(parts.seccompFd)]] satisfies LauncherRecords)),
+    ['caps', (isUserns ? JOB_CAPABILITIES : ALL_CAPABILITIES).toString(16)],
+    ['nnp', isUserns ? 1 : 0],
+    ['fsize', parts.fileSizeBytes],
+    ['hostname', 'rootlayer'],
+    ...parts.cgroup.procsFds.map((fd): [string, number] => ['cgroup', hand(fd)]),
+    ...Object.entries(parts.program.env).map(([name, value]): [string, string] => ['env', `${name}=${value}`]),
+    ...parts.program.candidates.flatMap(
+      ([path = '', ...args]): LauncherRecords => [['exec', path], ...args.map((arg): [string, string] => ['arg', arg])],
+    ),
+  ];
+  const launched = launch('job', records, ['ignore', parts.stdoutFd, parts.stderrFd], fds);
+  launched.socket.destroy();
+  return {
+    started: launched.started,
+    ended: launched.ended,
+    kill() {
+      parts.cgroup.kill();
+      // The launcher outlives its child by a moment and tells how it ended; where no group can be killed, its own death is the child's.
+      setTimeout(() => launched.child.kill('SIGKILL'), parts.cgroup.procsFds.length === 0 ? 0 : KILL_GRACE_MS).unref();
+    },
+  };
+}

@@ -1,0 +1,91 @@
+import { isUtf8 } from 'node:buffer';
+import { Socket } from 'node:net';
+import { chmodFd, chownAt, close, makePipe } from '../host/libc.ts';
+
+export type OutputStream = 'stdout' | 'stderr';
+/** Called for each piece of output, in order within a stream. */
+export type OutputSink = (stream: OutputStream, data: string, encoding: 'base64' | null) => void;
+
+/**
+ * The standard output and error of a job: real pipes, since a script that opens /dev/stdout cannot open the sockets that
+ * Node calls pipes. Text is passed on as UTF-8 where it is, so that logs read well, else as base64, so that no byte is lost.
+ */
+export class JobOutput {
+  /** The ends for the sandbox; {@link closeWriters} once it has started. */
+  readonly stdoutFd: number;
+  readonly stderrFd: number;
+  bytes = 0;
+  /** Time of the last output, by performance.now(). */
+  lastMs = performance.now();
+  readonly #readers: Socket[];
+  readonly #closed: Promise<unknown>;
+  #writersOpen = true;
+
+  /** `owner` is the sandbox's root: a script may open /dev/stdout by name, also after it changed to another user. */
+  constructor(owner: number, sink: OutputSink) {
+    const [stdoutRead, stdoutWrite] = makePipe();
+    const [stderrRead, stderrWrite] = makePipe();
+    for (const fd of [stdoutWrite, stderrWrite]) {
+      chownAt(fd, '', owner, owner);
+      chmodFd(fd, 0o666);
+    }
+    this.stdoutFd = stdoutWrite;
+    this.stderrFd = stderrWrite;
+    this.#readers = [this.#reader(stdoutRead, 'stdout', sink), this.#reader(stderrRead, 'stderr', sink)];
+    this.#closed = Promise.all(this.#readers.map((reader) => new Promise((resolve) => reader.once('close', resolve))));
+  }
+
+  #reader(fd: number, stream: OutputStream, sink: OutputSink): Socket {
+    const reader = new Socket({ fd, readable: true, writable: false });
+    let held: Buffer = Buffer.alloc(0);
+    const pass = (bytes: Buffer): void => {
+      if (bytes.length === 0) return;
+      if (isUtf8(bytes)) sink(stream, bytes.toString('utf8'), null);
+      else sink(stream, bytes.toString('base64'), 'base64');
+    };
+    reader.on('data', (chunk: Buffer) => {
+      this.bytes += chunk.length;
+      this.lastMs = performance.now();
+      const bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
+      const end = bytes.length - incompleteTail(bytes);
+      held = Buffer.from(bytes.subarray(end));
+      pass(bytes.subarray(0, end));
+    });
+    reader.on('end', () => pass(held));
+    reader.on('error', () => {}); // a pipe that fails ends like one that is closed
+    return reader;
+  }
+
+  closeWriters(): void {
+    if (!this.#writersOpen) return;
+    this.#writersOpen = false;
+    close(this.stdoutFd);
+    close(this.stderrFd);
+  }
+
+  /** Waits until all that was written has been passed on: once no process of the job is left. Gives up after `limitMs`. */
+  async drained(limitMs: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise((resolve) => {
+      timer = setTimeout(resolve, limitMs);
+    });
+    await Promise.race([this.#closed, timeout]);
+    clearTimeout(timer);
+  }
+
+  destroy(): void {
+    this.closeWriters();
+    for (const reader of this.#readers) reader.destroy();
+  }
+}
+
+/** How many bytes at the end begin a UTF-8 sequence that is not complete yet: 0 to 3. */
+function incompleteTail(bytes: Buffer): number {
+  for (let back = 1; back <= 3 && back <= bytes.length; back++) {
+    const byte = bytes[bytes.length - back] ?? 0;
+    if ((byte & 0xc0) === 0x80) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
