@@ -21,7 +21,7 @@ export type TarsumHash = (typeof TARSUM_HASHES)[number];
 /** What to sum with: `tarsum.v1` and sha256 when nothing is said; `extra` bytes are hashed before the sums (in moby the layer's json). */
 export type TarsumOptions = { readonly version?: TarsumVersion; readonly hash?: TarsumHash; readonly extra?: Buffer };
 
-/** The order of names is the one of the reference; it is part of the sum. */
+/** The hashes that a label may name; the others are for callers in code, as in moby. */
 const LABEL_HASHES: readonly TarsumHash[] = ['sha256', 'sha512'];
 
 /**

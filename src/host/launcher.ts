@@ -5,10 +5,11 @@ import { deferred } from '../core/deferred.ts';
 import { RootlayerError } from '../core/errors.ts';
 import { errnoName } from './errno.ts';
 
-const LAUNCHER = fileURLToPath(new URL('../../bin/rootlayer-launch', import.meta.url));
+/** The built launcher. */
+export const LAUNCHER = fileURLToPath(new URL('../../bin/rootlayer-launch', import.meta.url));
 
-/** Which of the launcher's three services is asked for. Source: isolation/launcher.c. */
-export type LauncherMode = 'job' | 'worker' | 'userns';
+/** Which of the launcher's four services is asked for. Source: isolation/launcher.c. */
+export type LauncherMode = 'job' | 'worker' | 'userns' | 'overlay';
 
 /** `key=value` records for the launcher; the order matters only for `exec` and its `arg`s. */
 export type LauncherRecords = [key: string, value: string | Buffer | number][];
@@ -29,6 +30,8 @@ export type Launched = {
   ended: Promise<LaunchEnd>;
   /** The process id of a held user namespace (mode `userns`). */
   usernsPid: Promise<number>;
+  /** Resolves when the overlay's descriptor is on the socket (mode `overlay`). */
+  mounted: Promise<void>;
 };
 
 /** First descriptor number under which the launcher sees the `fds` that it is given. */
@@ -44,10 +47,11 @@ export function launch(
   records: LauncherRecords,
   stdio: ['ignore' | 'pipe' | number, 'ignore' | 'pipe' | number, 'ignore' | 'pipe' | number],
   fds: number[],
+  socketFd: number | 'pipe' = 'pipe',
 ): Launched {
-  const child = spawn(LAUNCHER, [mode], { stdio: [...stdio, 'pipe', 'pipe', 'pipe', ...fds], env: {}, cwd: '/' });
+  const child = spawn(LAUNCHER, [mode], { stdio: [...stdio, 'pipe', socketFd, 'pipe', ...fds], env: {}, cwd: '/' });
   const [, , , request, socket, status] = child.stdio as unknown as Duplex[];
-  if (request === undefined || socket === undefined || status === undefined) {
+  if (request === undefined || request === null || status === undefined || status === null) {
     throw new RootlayerError('E_INTERNAL', 'Cannot start the launcher: its pipes are missing', { hint: 'Build it with scripts/build.' });
   }
   const report = readStatus(child, status);
@@ -64,10 +68,11 @@ function encode(records: LauncherRecords): Buffer {
 }
 
 /** Turns the status lines into promises; a launcher that ends without a word counts as an error of step `launcher`. */
-function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'started' | 'ended' | 'usernsPid'> {
+function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'started' | 'ended' | 'usernsPid' | 'mounted'> {
   const started = deferred<void>();
   const ended = deferred<LaunchEnd>();
   const usernsPid = deferred<number>();
+  const mounted = deferred<void>();
   let failure: LaunchEnd | null = null;
   let text = '';
   const finish = (end: LaunchEnd): void => {
@@ -75,6 +80,7 @@ function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'starte
     const error = new RootlayerError('E_INTERNAL', `Cannot start the sandbox: ${describe(told)}`);
     started.reject(error);
     usernsPid.reject(error);
+    mounted.reject(error);
     ended.resolve(told);
   };
   status.on('data', (chunk: Buffer) => {
@@ -83,6 +89,7 @@ function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'starte
     for (const line of lines) {
       const [word, first = '', second = ''] = line.split(' ');
       if (word === 'started') started.resolve();
+      else if (word === 'mounted') mounted.resolve();
       else if (word === 'userns') usernsPid.resolve(Number(first));
       else if (word === 'error') failure ??= { kind: 'error', step: first, errno: errnoName(Number(second)) };
       else if (word === 'exit') finish({ kind: 'exit', status: Number(first) });
@@ -92,7 +99,7 @@ function readStatus(child: ChildProcess, status: Duplex): Pick<Launched, 'starte
   status.on('error', () => {});
   status.on('close', () => finish({ kind: 'error', step: 'launcher', errno: 'EPIPE' }));
   child.on('error', (error) => finish({ kind: 'error', step: `launcher (${error.message})`, errno: 'ENOENT' }));
-  return { started: started.promise, ended: ended.promise, usernsPid: usernsPid.promise };
+  return { started: started.promise, ended: ended.promise, usernsPid: usernsPid.promise, mounted: mounted.promise };
 }
 
 function describe(end: LaunchEnd): string {

@@ -69,7 +69,10 @@ const fn = {
   ioctl: libc.func('ioctl', 'int', ['int', 'uint64_t', 'void *']),
   ioctlInt: libc.func('ioctl', 'int', ['int', 'uint64_t', 'int64_t']),
   getsockopt: libc.func('int getsockopt(int, int, int, void *, void *)'),
+  socketpair: libc.func('int socketpair(int, int, int, void *)'),
   sendmsg: libc.func('int64_t sendmsg(int, void *, int)'),
+  socket: libc.func('int socket(int, int, int)'),
+  sendto: libc.func('int64_t sendto(int, void *, uint64_t, int, void *, uint32_t)'),
   recvmsg: libc.func('int64_t recvmsg(int, void *, int)'),
   umount2: libc.func('int umount2(void *, int)'),
   mount: libc.func('int mount(void *, void *, void *, uint64_t, void *)'),
@@ -210,15 +213,20 @@ function statFromBuffer(): Stat {
     gid: statView.getUint32(24, true),
     mode: statView.getUint16(28, true),
     ino: statView.getBigUint64(32, true),
-    size: Number(statView.getBigUint64(40, true)),
-    blocks: Number(statView.getBigUint64(48, true)),
-    mtimeSec: Number(statView.getBigInt64(112, true)),
+    size: uint64At(40),
+    blocks: uint64At(48),
+    mtimeSec: statView.getInt32(116, true) * 2 ** 32 + statView.getUint32(112, true),
     mtimeNsec: statView.getUint32(120, true),
     rdevMajor: statView.getUint32(128, true),
     rdevMinor: statView.getUint32(132, true),
     devMajor: statView.getUint32(136, true),
     devMinor: statView.getUint32(140, true),
   };
+}
+
+/** In two halves: a BigInt would cost more than the call. */
+function uint64At(offset: number): number {
+  return statView.getUint32(offset + 4, true) * 2 ** 32 + statView.getUint32(offset, true);
 }
 
 /** statx(2) of an open descriptor. */
@@ -231,13 +239,14 @@ export function openAt(dirFd: number, name: Buffer | string, flags: number, mode
   return check(fn.openat(dirFd, cstring(scratchA, name), flags | O_CLOEXEC, mode), 'openat', name);
 }
 
+/** struct open_how; the upper halves of its three numbers are always zero. */
 const openHow = Buffer.alloc(24);
 
 /** openat2(2) with O_CLOEXEC added; `resolve` is a set of RESOLVE_ flags. */
 export function openAt2(dirFd: number, name: Buffer | string, flags: number, resolve: number, mode = 0): number {
-  openHow.writeBigUInt64LE(BigInt(flags | O_CLOEXEC), 0);
-  openHow.writeBigUInt64LE(BigInt(mode), 8);
-  openHow.writeBigUInt64LE(BigInt(resolve), 16);
+  openHow.writeUInt32LE(flags | O_CLOEXEC, 0);
+  openHow.writeUInt32LE(mode, 8);
+  openHow.writeUInt32LE(resolve, 16);
   return check(fn.openat2(NR.openat2, dirFd, cstring(scratchA, name), openHow, 24), 'openat2', name);
 }
 
@@ -351,6 +360,11 @@ export function utimesAt(dirFd: number, name: Buffer | string, sec: number, nsec
 
 export function syncFilesystem(fd: number): void {
   check(fn.syncfs(fd), 'syncfs');
+}
+
+/** {@link syncFilesystem} on a thread of the pool. */
+export function syncFilesystemAsync(fd: number): Promise<void> {
+  return callAsync(fn.syncfs, [fd], 'syncfs', '');
 }
 
 /** Exclusive, non-blocking flock(2); gives false when another open description holds it. */
@@ -481,6 +495,13 @@ export function setNonBlocking(fd: number, on: boolean): void {
   check(fn.fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK), 'fcntl');
 }
 
+const F_SETPIPE_SZ = 1031;
+
+/** Gives a pipe room for that many bytes (F_SETPIPE_SZ of fcntl(2)), 64 KiB by default; without room for it within the user's bounds nothing changes. */
+export function setPipeSize(fd: number, bytes: number): void {
+  if (fn.fcntl(fd, F_SETPIPE_SZ, bytes) < 0 && errnoName(koffi.errno()) !== 'EPERM') fail('fcntl', null);
+}
+
 /** ioctl(2) with a buffer argument. Gives the call's result. */
 export function ioctlBuffer(fd: number, request: number, argument: Buffer): number {
   return check(fn.ioctl(fd, request, argument), 'ioctl');
@@ -502,6 +523,27 @@ export function getPeerCredentials(socketFd: number): PeerCredentials {
   length.writeUInt32LE(12, 0);
   check(fn.getsockopt(socketFd, 1, 17, value, length), 'getsockopt');
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
+}
+
+/** A connected pair of Unix stream sockets (socketpair(2)), both O_CLOEXEC. */
+export function makeSocketPair(): [number, number] {
+  const fds = Buffer.alloc(8);
+  check(fn.socketpair(1, 1 | O_CLOEXEC, 0, fds), 'socketpair');
+  return [fds.readInt32LE(0), fds.readInt32LE(4)];
+}
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+
+/** Sends one datagram to a Unix socket, whose address is a path or, after a NUL byte, an abstract name (unix(7)). */
+export function sendDatagram(address: Buffer, data: Buffer): void {
+  const fd = check(fn.socket(AF_UNIX, SOCK_DGRAM | O_CLOEXEC, 0), 'socket');
+  try {
+    const name = Buffer.concat([Buffer.of(AF_UNIX, 0), address]);
+    check(fn.sendto(fd, data, data.length, 0x4000 /* MSG_NOSIGNAL */, name, name.length), 'sendto', address);
+  } finally {
+    close(fd);
+  }
 }
 
 const SCM_RIGHTS = 1;

@@ -11,8 +11,12 @@
  *
  *   rootlayer-launch userns  a user namespace with given id maps, for the daemon to take by /proc/PID/ns/user (idmapped mounts)
  *
+ *   rootlayer-launch overlay an overlay mount for the daemon, on kernels that take layers by path only (before 6.15): it needs a
+ *                            mount namespace in which they are attached, and gives the detached overlay back on its socket
+ *
  * What to do comes as NUL-terminated "key=value" records on descriptor 3, so that no value shows on a command line.
- * What happened goes out as lines on the status descriptor: "started", "error STEP ERRNO", "exit N", "signal N", "userns PID".
+ * What happened goes out as lines on the status descriptor: "started", "error STEP ERRNO", "exit N", "signal N", "userns PID",
+ * "mounted".
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -71,6 +75,7 @@
 #define MAX_ITEMS 4096
 #define MAX_CGROUPS 16
 #define MAX_EXEC 4
+#define MAX_LAYERS 160
 #define MAX_SPEC (64u << 20)
 
 struct open_how_v0 { uint64_t flags, mode, resolve; };
@@ -101,9 +106,14 @@ struct spec {
   int execs, args;
   const char *maps[4];     /* lines of uid_map and gid_map */
   int map_count;
+  int lower_fds[MAX_LAYERS]; /* detached mounts, topmost first */
+  int lowers;
+  int upper_fd;            /* detached mount that holds up/ and work/, or -1 */
+  const char *options;     /* further overlay options */
+  unsigned long mount_flags;
 };
 
-static struct spec S = {.root_fd = -1, .files_fd = -1, .device_fd = -1, .resolv_fd = -1, .seccomp_fd = -1, .status_fd = -1};
+static struct spec S = {.root_fd = -1, .files_fd = -1, .device_fd = -1, .resolv_fd = -1, .seccomp_fd = -1, .status_fd = -1, .upper_fd = -1};
 static int error_pipe[2] = {-1, -1};
 static int device_clones[6];
 static const char *const device_names[6] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -191,6 +201,10 @@ static void parse_record(char *record) {
   else if (matches(record, "env", &value) && S.envs < MAX_ITEMS - 1) S.env[S.envs++] = value;
   else if (matches(record, "exec", &value) && S.execs < MAX_EXEC) { S.args = 0; S.exec[S.execs++][S.args++] = value; }
   else if (matches(record, "arg", &value) && S.execs > 0 && S.args < 63) S.exec[S.execs - 1][S.args++] = value;
+  else if (matches(record, "lower", &value) && S.lowers < MAX_LAYERS) S.lower_fds[S.lowers++] = atoi(value);
+  else if (matches(record, "upper", &value)) S.upper_fd = atoi(value);
+  else if (matches(record, "options", &value)) S.options = value;
+  else if (matches(record, "flags", &value)) S.mount_flags = strtoul(value, NULL, 10);
   else if (matches(record, "map", &value) && S.map_count < 4) S.maps[S.map_count++] = value;
   else { errno = EINVAL; die("spec"); }
 }
@@ -200,7 +214,7 @@ static void read_spec(void) {
   char *bytes = read_all(3, &length, MAX_SPEC, 0);
   close(3);
   for (size_t at = 0; at < length; at += strlen(bytes + at) + 1) parse_record(bytes + at);
-  if (S.execs == 0 && S.map_count == 0) { errno = EINVAL; die("spec"); }
+  if (S.execs == 0 && S.map_count == 0 && S.lowers == 0) { errno = EINVAL; die("spec"); }
   /* Nothing that was handed over reaches the program by accident; the few that must are opened again. */
   must(syscall(NR_CLOSE_RANGE, 3u, ~0u, CLOSE_ON_EXEC), "close");
 }
@@ -567,10 +581,65 @@ static int hold_user_namespace(void) {
   return waitpid((pid_t)child, NULL, 0) < 0;
 }
 
+/* Attaches a detached mount on a new directory of the current one. */
+static void attach_new(int mount_fd, const char *name) {
+  must(mkdir(name, 0700), "overlay-directory");
+  int target = open(name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  must(target, "overlay-directory");
+  must(move_to(mount_fd, target), "overlay-attach");
+  close(target);
+}
+
+static void send_descriptor(int fd) {
+  char byte = 0;
+  struct iovec data = {.iov_base = &byte, .iov_len = 1};
+  union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {{0}};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  must(sendmsg(WORKER_SOCKET, &message, MSG_NOSIGNAL), "overlay-send");
+}
+
+/* Names are short and relative, so that no path of the host shows in the mount's options. */
+static int mount_overlay(void) {
+  static const char *const tmpfs[][2] = {{"mode", "0700"}, {"size", "1m"}, {NULL, NULL}};
+  char options[4096] = "", name[16];
+  must(unshare(CLONE_NEWNS), "overlay-namespace");
+  must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
+  int base = make_filesystem("tmpfs", tmpfs, ATTR_NOSUID | ATTR_NODEV, "overlay-base");
+  int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  must(base, "overlay-base");
+  must(move_to(base, root), "overlay-base");
+  must(fchdir(base), "overlay-base");
+  strcat(options, "lowerdir=");
+  for (int i = 0; i < S.lowers; i++) {
+    snprintf(name, sizeof name, "%d", i);
+    attach_new(S.lower_fds[i], name);
+    if (i > 0) strcat(options, ":");
+    strcat(options, name);
+  }
+  if (S.upper_fd >= 0) {
+    attach_new(S.upper_fd, "u");
+    strcat(options, ",upperdir=u/up,workdir=u/work");
+  }
+  if (S.options != NULL) strncat(options, S.options, 512);
+  must(mkdir("m", 0700), "overlay-directory");
+  must(mount("overlay", "m", "overlay", S.mount_flags, options), "overlay-mount");
+  int merged = open_tree_at(AT_FDCWD, "m", CLONE_TREE);
+  must(merged, "overlay-clone");
+  send_descriptor(merged);
+  say(S.status_fd, "mounted\n");
+  return 0;
+}
+
 int main(int count, char **words) {
   const char *mode = count == 2 ? words[1] : "";
-  if (strcmp(mode, "job") != 0 && strcmp(mode, "worker") != 0 && strcmp(mode, "userns") != 0) {
-    fprintf(stderr, "usage: rootlayer-launch job|worker|userns, with the request on descriptor 3\n");
+  int known = strcmp(mode, "job") == 0 || strcmp(mode, "worker") == 0 || strcmp(mode, "userns") == 0 || strcmp(mode, "overlay") == 0;
+  if (!known) {
+    fprintf(stderr, "usage: rootlayer-launch job|worker|userns|overlay, with the request on descriptor 3\n");
     return 125;
   }
   pid_t parent = getppid();
@@ -578,5 +647,6 @@ int main(int count, char **words) {
   if (getppid() != parent) return 125;
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   read_spec();
+  if (strcmp(mode, "overlay") == 0) return mount_overlay();
   return strcmp(mode, "userns") == 0 ? hold_user_namespace() : run(strcmp(mode, "job") == 0);
 }

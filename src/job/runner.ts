@@ -9,6 +9,7 @@ import { AT_FDCWD, cloneTree, close, isEmptyDirectory, MOUNT_ATTR_RDONLY, setMou
 import { makeJobFiles, SCRIPT_ENVIRONMENT, scriptCandidates } from '../isolation/job-files.ts';
 import { type Sandbox, startSandbox } from '../isolation/sandbox.ts';
 import { closeLowers, openLowers, openLowerView } from '../overlay/lower.ts';
+import type { OverlayMounter } from '../overlay/mounter.ts';
 import { copyRootAttributes, mountRootfs } from '../overlay/rootfs.ts';
 import type { Upper, UpperFactory } from '../overlay/upper.ts';
 import { JobOutput, type OutputSink } from './output.ts';
@@ -22,6 +23,7 @@ export type RangeLease = { maps: IdMaps; plainFd: number } & AsyncDisposable;
 export type RunnerParts = {
   cgroups: CgroupManager;
   uppers: UpperFactory;
+  mounter: OverlayMounter;
   devicesFd(isolation: 'userns' | 'chroot', range: RangeLease): number;
   seccompFd: number;
   takeRange(signal: AbortSignal): Promise<RangeLease>;
@@ -112,7 +114,7 @@ class JobRun {
     this.#scope.defer(async () => await upper.close());
     const plainLowers = openLowers(layerPaths, range.plainFd);
     this.#scope.defer(() => closeLowers(plainLowers));
-    const lowerView = plainLowers.length === 0 ? null : openLowerView(plainLowers);
+    const lowerView = plainLowers.length === 0 ? null : await openLowerView(this.#parts.mounter, plainLowers);
     if (lowerView !== null) this.#scope.defer(() => close(lowerView));
     copyRootAttributes(upper, lowerView);
     if (this.#job.contextId !== null) {
@@ -121,18 +123,24 @@ class JobRun {
       copyRootAttributes(upper, lowerView);
     }
     const before = rootFingerprint(upper);
-    const rootFd = this.#mountRoot(range, upper, uidBase, plainLowers);
+    const rootFd = await this.#mountRoot(range, upper, uidBase);
     return { upper, lowerView, rootFd, uidBase, before };
   }
 
-  #mountRoot(range: RangeLease, upper: Upper, uidBase: number, plainLowers: number[]): number {
+  async #mountRoot(range: RangeLease, upper: Upper, uidBase: number): Promise<number> {
     const { request, isolation, layerPaths } = this.#job;
     const isUserns = isolation.used === 'userns';
-    const lowers = isUserns ? openLowers(layerPaths, range.maps.lowerFd) : plainLowers;
+    const lowerFds = openLowers(layerPaths, isUserns ? range.maps.lowerFd : range.plainFd);
     try {
-      return mountRootfs({ lowerFds: lowers, upper, uidBase, devices: !isUserns, resolvConf: request.network === 'host' });
+      return await mountRootfs(this.#parts.mounter, {
+        lowerFds,
+        upper,
+        uidBase,
+        devices: !isUserns,
+        resolvConf: request.network === 'host',
+      });
     } finally {
-      if (isUserns) closeLowers(lowers);
+      closeLowers(lowerFds);
     }
   }
 

@@ -65,15 +65,20 @@ export class LimitWatch implements Disposable {
 /** What is known once a job has ended, to tell which limit made its script fail. */
 export type Aftermath = { usage: CgroupUsage; exitStatus: number; bytesLeft: number; inodesLeft: number; diskBytesUsed: number };
 
-/** Free space below which a write has certainly failed: ext4 keeps a few blocks for its own metadata. */
-const FULL_BYTES = 256 * 1024;
+/**
+ * Free space below which a failing script has most likely met the limit: the write that fails is larger than what is left, and
+ * ext4 keeps some blocks for its own metadata. The kernel counts no refused writes that could be asked for.
+ */
+function fullBytes(diskBytes: number): number {
+  return Math.max(2 * 1024 * 1024, diskBytes / 128);
+}
 const FULL_INODES = 1;
 
 /** Names the limit that a script with a failing status ran into, from what the kernel counted; null when none did. */
 export function limitBehindFailure(limits: Limits, after: Aftermath): ReachedLimit | null {
   if (after.usage.oomKills > 0) return { limit: 'memory', value: limits.memoryBytes, peak: after.usage.memoryPeakBytes };
   if (after.exitStatus === 0) return null;
-  if (after.bytesLeft < FULL_BYTES || after.inodesLeft < FULL_INODES) {
+  if (after.bytesLeft < fullBytes(limits.diskBytes) || after.inodesLeft < FULL_INODES) {
     return { limit: 'disk', value: limits.diskBytes, peak: after.diskBytesUsed };
   }
   if (after.usage.forksRefused > 0) return { limit: 'pids', value: limits.pids, peak: after.usage.pidsPeak };

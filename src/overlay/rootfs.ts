@@ -19,7 +19,8 @@ import {
   statFd,
   utimesAt,
 } from '../host/libc.ts';
-import { mountOverlay, statMergedDirectory } from './lower.ts';
+import { statMergedDirectory } from './lower.ts';
+import type { OverlayMounter } from './mounter.ts';
 import type { Upper } from './upper.ts';
 
 /** What a root filesystem is mounted from. */
@@ -42,12 +43,11 @@ const MOUNT_POINTS = ['dev', 'proc', 'sys'];
  * Mounts the merged tree that a job sees as `/`, detached. The caller closes the descriptor; once no process and no
  * descriptor is left in it, it is unmounted.
  */
-export function mountRootfs(parts: RootfsParts): number {
+export async function mountRootfs(mounter: OverlayMounter, parts: RootfsParts): Promise<number> {
   const init = makeInitLayer(parts);
   try {
     const attributes = MOUNT_ATTR_NOSUID | (parts.devices ? 0 : MOUNT_ATTR_NODEV);
-    const { upperDirFd, workDirFd } = parts.upper;
-    return mountOverlay({ lowerFds: [init, ...parts.lowerFds], upperDirFd, workDirFd }, attributes);
+    return await mounter.mount({ lowerFds: [init, ...parts.lowerFds], upper: parts.upper }, attributes);
   } finally {
     close(init);
   }

@@ -34,7 +34,8 @@ export type UpperLimits = { diskBytes: number; inodes: number };
  * when its descriptors are closed, by whatever end of the process, it is gone.
  */
 export interface Upper {
-  /** `up` and `work` as the sandbox's ids, for the overlay; null ids map for a job with the host's own ids. */
+  /** The mount and its `up` and `work` with the sandbox's ids, for the overlay. */
+  readonly mountFd: number;
   readonly upperDirFd: number;
   readonly workDirFd: number;
   /** `up` with plain ids: for set-up and capture. */
@@ -171,21 +172,21 @@ function readSegments(fd: number): Template['segments'] {
 }
 
 class LoopUpper implements Upper {
+  readonly mountFd: number;
   readonly upperDirFd: number;
   readonly workDirFd: number;
   readonly plainDirFd: number;
   readonly #plainFd: number;
-  readonly #jobFd: number;
   #disposed = false;
 
   constructor(plainFd: number, source: string, idmapFd: number | null) {
     this.#plainFd = plainFd;
     mkdirAt(plainFd, 'up', 0o755);
     mkdirAt(plainFd, 'work', 0o700);
-    this.#jobFd = secondMount(plainFd, source);
-    if (idmapFd !== null) setMountAttributes(this.#jobFd, 0, idmapFd);
-    this.upperDirFd = openAt(this.#jobFd, 'up', O_RDONLY | O_DIRECTORY);
-    this.workDirFd = openAt(this.#jobFd, 'work', O_RDONLY | O_DIRECTORY);
+    this.mountFd = secondMount(plainFd, source);
+    if (idmapFd !== null) setMountAttributes(this.mountFd, 0, idmapFd);
+    this.upperDirFd = openAt(this.mountFd, 'up', O_RDONLY | O_DIRECTORY);
+    this.workDirFd = openAt(this.mountFd, 'work', O_RDONLY | O_DIRECTORY);
     this.plainDirFd = openAt(plainFd, 'up', O_RDONLY | O_DIRECTORY);
   }
 
@@ -219,7 +220,7 @@ class LoopUpper implements Upper {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const fd of [this.upperDirFd, this.workDirFd, this.plainDirFd]) close(fd);
-    await Promise.all([closeAsync(this.#jobFd), closeAsync(this.#plainFd)]);
+    await Promise.all([closeAsync(this.mountFd), closeAsync(this.#plainFd)]);
   }
 }
 

@@ -33,7 +33,7 @@ export type TarEntry = TarMember & {
   readonly raw: RawHeader;
 };
 
-/** The fields of a member that a tarsum covers. Source: spec of tarsum, "Per member". */
+/** The fields of a member that a tarsum covers. Source: moby, package tarsum. */
 export type RawHeader = {
   readonly name: Buffer;
   /** The whole mode field, file-type bits included where the writer stored them. */

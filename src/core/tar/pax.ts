@@ -61,8 +61,9 @@ type PaxRecord = { readonly key: string; readonly value: string; readonly end: n
 function readRecord(text: string, start: number, refuse: Refuse): PaxRecord {
   const space = text.indexOf(' ', start);
   const digits = space < 0 || space - start > MAX_LENGTH_DIGITS ? '' : text.slice(start, space);
-  if (!/^[1-9]\d*$/.test(digits))
+  if (!/^[1-9]\d*$/.test(digits)) {
     refuse('E_ARCHIVE_PAX', `starts with "${show(text.slice(start, start + 12))}", want its length and a blank`);
+  }
   const end = start + Number(digits);
   if (end > text.length) refuse('E_ARCHIVE_PAX', `has ${digits} bytes, but only ${text.length - start} are left`);
   if (end <= space + 1 || text[end - 1] !== '\n') refuse('E_ARCHIVE_PAX', `with length ${digits} does not end in a newline`);

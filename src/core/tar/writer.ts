@@ -2,6 +2,7 @@ import { isUtf8 } from 'node:buffer';
 import { RootlayerError } from '../errors.ts';
 import { escapeName } from '../names.ts';
 import type { RawHeader, TarMember, TarType, Xattr } from './entry.ts';
+import { MAX_ID } from './header.ts';
 import { BLOCK, checksumOf, FIELD, type Field, paddingLength, USTAR_MAGIC, zeros } from './layout.ts';
 import { numberRecord, record, xattrRecord } from './pax-record.ts';
 
@@ -27,7 +28,7 @@ export function padding(size: number): Buffer {
  *
  * User and group names are empty. GNU tar, bsdtar, Go's archive/tar and Python's tarfile read back every byte.
  *
- * Throws `E_ARCHIVE_NAME` for an empty name or a NUL byte in a name, `E_ARCHIVE_HEADER` for a number that no field can hold, `E_LIMIT_XATTR` for a PAX
+ * Throws `E_ARCHIVE_NAME` for an empty name, a NUL byte in a name or a final slash on what is no directory, `E_ARCHIVE_HEADER` for a number that no field can hold, `E_LIMIT_XATTR` for a PAX
  * header above 1 MiB, which readers refuse. Source: POSIX pax(1), star(5), libarchive tar(5).
  */
 export function encodeEntry(member: TarMember): Buffer {
@@ -40,8 +41,9 @@ export function encodeEntry(member: TarMember): Buffer {
     return block;
   }
   const body = Buffer.concat(records);
-  if (body.length > MAX_PAX_BYTES)
+  if (body.length > MAX_PAX_BYTES) {
     refuse('E_LIMIT_XATTR', member, `its PAX header has ${body.length} bytes, want at most ${MAX_PAX_BYTES}`);
+  }
   const bodyEnd = BLOCK + body.length + paddingLength(body.length);
   const out = Buffer.alloc(bodyEnd + BLOCK);
   writeBlock(out.subarray(0, BLOCK), { ...PAX_MEMBER, size: body.length }, WHOLE_NAME, PAX_TYPEFLAG);
@@ -107,10 +109,13 @@ const MAX_OCTAL_11 = 8 ** 11 - 1;
 function checkMember(member: TarMember): void {
   if (member.name.length === 0) refuse('E_ARCHIVE_NAME', member, 'its name is empty');
   if (member.name.includes(0)) refuse('E_ARCHIVE_NAME', member, 'its name holds a NUL byte');
+  if (member.type !== 'directory' && member.name.at(-1) === SLASH) {
+    refuse('E_ARCHIVE_NAME', member, 'it is no directory, but its name ends in a slash');
+  }
   if (member.linkName.includes(0)) refuse('E_ARCHIVE_NAME', member, 'its link target holds a NUL byte');
   checkRange(member, 'mode', member.mode, 0, 0o7777);
-  checkRange(member, 'uid', member.uid, 0, 2 ** 32 - 2);
-  checkRange(member, 'gid', member.gid, 0, 2 ** 32 - 2);
+  checkRange(member, 'uid', member.uid, 0, MAX_ID);
+  checkRange(member, 'gid', member.gid, 0, MAX_ID);
   checkRange(member, 'size', member.size, 0, Number.MAX_SAFE_INTEGER);
   checkRange(member, 'mtime', member.mtimeSec, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
   if (isDevice(member)) {
@@ -152,8 +157,9 @@ function splitName(name: Buffer): NameSplit | undefined {
 function paxRecords(member: TarMember, isLongName: boolean): Buffer[] {
   const records: Buffer[] = [];
   const isLongLink = member.linkName.length > FIELD.linkName[1];
-  if ((isLongName && !isUtf8(member.name)) || (isLongLink && !isUtf8(member.linkName)))
+  if ((isLongName && !isUtf8(member.name)) || (isLongLink && !isUtf8(member.linkName))) {
     records.push(record('hdrcharset', Buffer.from('BINARY')));
+  }
   if (isLongName) records.push(record('path', member.name));
   if (isLongLink) records.push(record('linkpath', member.linkName));
   if (bodySize(member) > MAX_OCTAL_11) records.push(numberRecord('size', member.size));

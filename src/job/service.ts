@@ -1,0 +1,310 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Deferred, deferred } from '../core/deferred.ts';
+import type { Caller } from '../core/engine.ts';
+import { RootlayerError, toRootlayerError } from '../core/errors.ts';
+import { type JobId, newJobId } from '../core/ids.ts';
+import type { ImageRecord } from '../core/image.ts';
+import {
+  type IsolationReport,
+  isFinal,
+  type JobEvent,
+  type JobRecord,
+  type JobRequest,
+  type JobState,
+  type LayerSummary,
+} from '../core/job.ts';
+import type { JobTable } from '../state/jobs.ts';
+import { EventLog, readEndedLog } from './event-log.ts';
+import { JobQueue, type QueueLimits } from './queue.ts';
+import { type Outcome, type RunnerParts, runJob } from './runner.ts';
+
+/** A base image held against removal while a job uses it; layers topmost first. */
+export type BaseLease = { layerPaths: string[] } & AsyncDisposable;
+
+/** What the service needs of the rest of the engine. */
+export type JobServiceParts = {
+  directory: string;
+  table: JobTable;
+  queue: QueueLimits;
+  runner: RunnerParts;
+  /** The image that a request's `from` names, null for `scratch`. Throws `E_NOT_FOUND`. */
+  findBase(caller: Caller, ref: string): ImageRecord | null;
+  leaseBase(image: ImageRecord | null, signal: AbortSignal): Promise<BaseLease>;
+  chooseIsolation(caller: Caller, request: JobRequest): IsolationReport;
+  /** Takes an uploaded context for one job. Throws `E_NOT_FOUND`. */
+  takeContext(caller: Caller, contextId: string): AsyncDisposable;
+  /** The config text of the image that base and layer make. */
+  imageConfig(caller: Caller, job: JobRecord, request: JobRequest): string;
+  /** Puts that image into the store under the asked name; gives the name as stored. */
+  nameImage(caller: Caller, job: JobRecord, request: JobRequest, config: string): Promise<string>;
+  /** Keeps what the result is made of, until {@link JobServiceParts.releaseLayer}. */
+  hold(job: JobRecord, base: ImageRecord | null): void;
+  /** Lets go of what a job holds. */
+  releaseLayer(job: JobRecord): void;
+  /** Called for each job that has ended, with what could not be released. */
+  onTrouble(job: JobRecord, error: unknown): void;
+};
+
+/** What is kept of a done job besides its record and layer. */
+type JobResult = { config: string; base: ImageRecord | null };
+
+type LiveJob = {
+  record: JobRecord;
+  request: JobRequest;
+  base: ImageRecord | null;
+  log: EventLog;
+  abort: AbortController;
+  finished: Deferred<JobRecord>;
+};
+
+/** Takes jobs, runs them in turn, and tells about them: the journal, the event logs, and who may see what. */
+export class JobService {
+  readonly #parts: JobServiceParts;
+  readonly #queue: JobQueue;
+  readonly #live = new Map<JobId, LiveJob>();
+
+  constructor(parts: JobServiceParts) {
+    this.#parts = parts;
+    this.#queue = new JobQueue(parts.queue);
+  }
+
+  /** Tells the truth about jobs that an earlier daemon left unfinished: they are lost. */
+  recover(): void {
+    for (const record of this.#parts.table.unfinished()) {
+      const error = new RootlayerError('E_JOB_LOST', 'The daemon ended while the job was running or waiting', {
+        hint: 'Submit the job again.',
+      });
+      this.#parts.table.update({ ...record, state: 'lost', finishedAt: new Date().toISOString(), error: error.toBody() });
+    }
+  }
+
+  submit(caller: Caller, request: JobRequest): JobRecord {
+    this.#queue.admit(caller.uid);
+    const base = this.#parts.findBase(caller, request.from);
+    const isolation = this.#parts.chooseIsolation(caller, request);
+    const record = newRecord(caller, request, base, isolation);
+    const context = request.contextId === null ? null : this.#parts.takeContext(caller, request.contextId);
+    mkdirSync(this.#directory(record.id), { mode: 0o700 });
+    const log = EventLog.create(join(this.#directory(record.id), 'events.ndjson'));
+    this.#parts.table.insert(record);
+    const job: LiveJob = { record, request, base, log, abort: new AbortController(), finished: deferred() };
+    this.#live.set(record.id, job);
+    log.append({ type: 'state', state: 'queued' });
+    this.#queue.add({
+      uid: caller.uid,
+      id: record.id,
+      start: async () => {
+        await this.#run(caller, job);
+        await context?.[Symbol.asyncDispose]();
+      },
+    });
+    return record;
+  }
+
+  async #run(caller: Caller, job: LiveJob): Promise<void> {
+    const { signal } = job.abort;
+    try {
+      this.#enter(job, 'preparing');
+      await using lease = await this.#parts.leaseBase(job.base, signal);
+      const { outcome, released } = runJob(this.#parts.runner, this.#runnable(job, lease), signal);
+      try {
+        await this.#conclude(caller, job, await outcome);
+      } catch (error) {
+        this.#fail(job, error);
+      }
+      await released;
+    } catch (error) {
+      if (isFinal(job.record.state)) this.#parts.onTrouble(job.record, error);
+      else this.#fail(job, error);
+    } finally {
+      this.#live.delete(job.record.id);
+    }
+  }
+
+  #runnable(job: LiveJob, lease: BaseLease): Parameters<typeof runJob>[1] {
+    const { request, record, log } = job;
+    return {
+      id: record.id,
+      request,
+      isolation: record.isolation ?? { used: 'userns', why: 'default', refused: [] },
+      layerPaths: lease.layerPaths,
+      contextId: request.contextId,
+      sink: (stream, data, encoding) => log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) }),
+      onRunning: () => {
+        job.record = { ...job.record, startedAt: new Date().toISOString() };
+        this.#enter(job, 'running');
+      },
+      onCapturing: () => this.#enter(job, 'capturing'),
+    };
+  }
+
+  /** The journal needs only the first and the last state: after a crash, whatever was in between is lost. */
+  #enter(job: LiveJob, state: JobState): void {
+    job.record = { ...job.record, state };
+    job.log.append({ type: 'state', state });
+  }
+
+  async #conclude(caller: Caller, job: LiveJob, outcome: Outcome): Promise<void> {
+    const { exitStatus, usage, layer, timingsMs, error } = outcome;
+    const endedByLimit = outcome.reached;
+    job.record = { ...job.record, exitStatus, usage, layer, timingsMs, endedByLimit };
+    if (error !== null) {
+      this.#finish(job, 'failed', error);
+      return;
+    }
+    for (const message of layer?.warnings ?? []) job.log.append({ type: 'warning', message });
+    this.#parts.hold(job.record, job.base);
+    const config = this.#parts.imageConfig(caller, job.record, job.request);
+    const result: JobResult = { config, base: job.base };
+    writeFileSync(this.#resultPath(job.record.id), JSON.stringify(result), { flag: 'wx', mode: 0o600 });
+    if (job.request.name !== null) {
+      job.record = { ...job.record, imageName: await this.#parts.nameImage(caller, job.record, job.request, config) };
+    }
+    this.#finish(job, 'done', null);
+  }
+
+  #fail(job: LiveJob, thrown: unknown): void {
+    const { signal } = job.abort;
+    if (signal.aborted) this.#finish(job, 'cancelled', new RootlayerError('E_CANCELLED', 'The job was cancelled'));
+    else this.#finish(job, 'failed', toRootlayerError(thrown));
+  }
+
+  #finish(job: LiveJob, state: 'done' | 'failed' | 'cancelled', error: RootlayerError | null): void {
+    if (isFinal(job.record.state)) return;
+    job.record = { ...job.record, state, finishedAt: new Date().toISOString(), error: error?.toBody() ?? null };
+    this.#parts.table.update(job.record);
+    job.log.append({ type: 'end', job: job.record });
+    job.finished.resolve(job.record);
+    if (error?.code === 'E_INTERNAL') this.#parts.onTrouble(job.record, error.cause ?? error);
+  }
+
+  list(caller: Caller): JobRecord[] {
+    const records = this.#parts.table.list(caller.uid === 0 ? null : caller.uid);
+    return records.map((record) => this.#live.get(record.id)?.record ?? record);
+  }
+
+  /** Throws `E_NOT_FOUND` for what is not the caller's, exactly as for what does not exist. */
+  get(caller: Caller, id: JobId): JobRecord {
+    const record = this.#live.get(id)?.record ?? this.#parts.table.get(id);
+    if (record === null || (record.uid !== caller.uid && caller.uid !== 0)) {
+      throw new RootlayerError('E_NOT_FOUND', `Cannot find job "${id}": no such job`);
+    }
+    return record;
+  }
+
+  /** A job that is done and has a layer. Throws `E_NOT_FOUND`, or `E_CONFLICT` telling the state. */
+  getDone(caller: Caller, id: JobId): JobRecord & { layer: LayerSummary } {
+    const record = this.get(caller, id);
+    const { layer, state } = record;
+    if (state !== 'done' || layer === null) {
+      throw new RootlayerError('E_CONFLICT', `Cannot give the layer of job "${id}": the job is ${state}, want done`);
+    }
+    return { ...record, layer };
+  }
+
+  /** The config text of the image that a done job made. */
+  imageConfigText(id: JobId): string {
+    return this.#readResult(id).config;
+  }
+
+  /** The base image of a done job, as it was then; null for `scratch`. */
+  baseOf(id: JobId): ImageRecord | null {
+    return this.#readResult(id).base;
+  }
+
+  #readResult(id: JobId): JobResult {
+    return JSON.parse(readFileSync(this.#resultPath(id), 'utf8')) as JobResult;
+  }
+
+  #resultPath(id: JobId): string {
+    return join(this.#directory(id), 'result.json');
+  }
+
+  async cancel(caller: Caller, id: JobId): Promise<JobRecord> {
+    const record = this.get(caller, id);
+    const job = this.#live.get(id);
+    if (job === undefined || isFinal(record.state)) return record;
+    job.abort.abort(new RootlayerError('E_CANCELLED', 'The job was cancelled'));
+    if (this.#queue.remove(id)) {
+      this.#fail(job, job.abort.signal.reason);
+      this.#live.delete(id);
+    }
+    return await job.finished.promise;
+  }
+
+  remove(caller: Caller, id: JobId): void {
+    const record = this.get(caller, id);
+    if (!isFinal(record.state))
+      throw new RootlayerError('E_CONFLICT', `Cannot remove job "${id}": it is ${record.state}`, { hint: 'Cancel it first.' });
+    this.#parts.table.delete(id);
+    this.#parts.releaseLayer(record);
+    rmSync(this.#directory(id), { recursive: true, force: true });
+  }
+
+  async *events(caller: Caller, id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent> {
+    const record = this.get(caller, id);
+    const live = this.#live.get(id);
+    if (live !== undefined) {
+      yield* live.log.read(from, follow, signal);
+      return;
+    }
+    let last: JobEvent | null = null;
+    for await (const event of readEndedLog(join(this.#directory(id), 'events.ndjson'), from)) {
+      if (signal.aborted) return;
+      last = event;
+      yield event;
+    }
+    // A job that was lost has no end in its log: the journal tells it.
+    if (last?.type !== 'end' && record.state === 'lost')
+      yield { n: (last?.n ?? from - 1) + 1, timeMs: last?.timeMs ?? 0, type: 'end', job: record };
+  }
+
+  /** Takes no more jobs, cancels the waiting ones, and the running ones when the signal aborts. */
+  async close(drain: AbortSignal): Promise<void> {
+    for (const waiting of this.#queue.close()) {
+      const job = this.#live.get(waiting.id as JobId);
+      if (job === undefined) continue;
+      job.abort.abort();
+      this.#finish(
+        job,
+        'cancelled',
+        new RootlayerError('E_CANCELLED', 'The daemon stopped before the job started', { hint: 'Submit it again.' }),
+      );
+      this.#live.delete(job.record.id);
+    }
+    const cancelAll = (): void => {
+      for (const job of this.#live.values()) job.abort.abort(new RootlayerError('E_CANCELLED', 'The daemon stopped'));
+    };
+    drain.addEventListener('abort', cancelAll, { once: true });
+    if (drain.aborted) cancelAll();
+    await this.#queue.idle();
+    drain.removeEventListener('abort', cancelAll);
+  }
+
+  #directory(id: JobId): string {
+    return join(this.#parts.directory, id);
+  }
+}
+
+function newRecord(caller: Caller, request: JobRequest, base: ImageRecord | null, isolation: IsolationReport): JobRecord {
+  return {
+    id: newJobId(),
+    state: 'queued',
+    uid: caller.uid,
+    from: request.from,
+    baseImage: base?.id ?? null,
+    createdAt: new Date().toISOString(),
+    startedAt: null,
+    finishedAt: null,
+    isolation,
+    limits: request.limits,
+    exitStatus: null,
+    endedByLimit: null,
+    usage: null,
+    error: null,
+    layer: null,
+    imageName: null,
+    timingsMs: {},
+  };
+}

@@ -1,0 +1,211 @@
+import { randomBytes } from 'node:crypto';
+import { fsync, fsyncSync } from 'node:fs';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { type Digest, hexOf } from '../core/digest.ts';
+import { RootlayerError } from '../core/errors.ts';
+import { isErrno } from '../host/errno.ts';
+import {
+  AT_FDCWD,
+  chmodFd,
+  chownAt,
+  close,
+  mkdirAt,
+  O_CREAT,
+  O_DIRECTORY,
+  O_NOFOLLOW,
+  O_NONBLOCK,
+  O_PATH,
+  O_RDONLY,
+  O_RDWR,
+  openAt,
+  RENAME_NOREPLACE,
+  readDirectory,
+  renameAt,
+  S_IFMT,
+  S_IFREG,
+  statAt,
+  tryLockFd,
+  unlinkAt,
+} from '../host/libc.ts';
+import { removeTree } from './remove-tree.ts';
+
+/** A directory of ingest work: nothing in it is visible, and a crash leaves it to the next start to delete. */
+export type WorkDir = { readonly name: string; readonly fd: number; readonly path: string };
+
+/** A file that is complete and on disk, of the filesystem of the store, and whose digest somebody vouches for. */
+export type SealedFile = { readonly dirFd: number; readonly name: string; readonly digest: Digest };
+
+/** Makes a finished file root's, read-only, and has it on disk when the promise resolves. Throws `E_SIZE` when it is no file of that many bytes. */
+export async function sealFile(dirFd: number, name: string, sizeBytes: number): Promise<void> {
+  const fd = openAt(dirFd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  try {
+    const { mode, size } = statAt(fd, '');
+    if ((mode & S_IFMT) !== S_IFREG || size !== sizeBytes) {
+      throw new RootlayerError('E_SIZE', `Cannot store file "${name}": it has ${size} bytes, want a file of ${sizeBytes}`);
+    }
+    chownAt(fd, '', 0, 0);
+    chmodFd(fd, 0o400);
+    await fsyncAsync(fd);
+  } finally {
+    close(fd);
+  }
+}
+
+const fsyncAsync = promisify(fsync);
+
+/**
+ * The directories of the store below a state directory (0700, owned by the daemon), all used by descriptor:
+ * `blobs/sha256/<hex>`, `layers/<hex of the diffID>` (a root directory each), `ingest/`, `trash/`. One process at a time.
+ */
+export class StateLayout {
+  readonly path: string;
+  readonly #lockFd: number;
+  readonly #fds: { readonly blobs: number; readonly layers: number; readonly ingest: number; readonly trash: number };
+
+  /** Makes what is missing. Throws `E_STATE` when another process has it open, or it cannot be made. */
+  constructor(stateDir: string) {
+    this.path = path.resolve(stateDir);
+    try {
+      const top = makeDirectory(AT_FDCWD, this.path);
+      this.#lockFd = openAt(top, 'lock', O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+      if (!tryLockFd(this.#lockFd)) {
+        close(this.#lockFd);
+        close(top);
+        throw new RootlayerError('E_STATE', `Cannot use state directory "${this.path}": another rootlayer has it open`);
+      }
+      close(makeDirectory(top, 'blobs'));
+      this.#fds = {
+        blobs: makeDirectory(top, 'blobs/sha256'),
+        layers: makeDirectory(top, 'layers'),
+        ingest: makeDirectory(top, 'ingest'),
+        trash: makeDirectory(top, 'trash'),
+      };
+      close(top);
+    } catch (error) {
+      if (error instanceof RootlayerError && error.code === 'E_STATE') throw error;
+      throw new RootlayerError('E_STATE', `Cannot use state directory "${this.path}": ${String(error)}`, { cause: error });
+    }
+  }
+
+  close(): void {
+    for (const fd of [...Object.values(this.#fds), this.#lockFd]) close(fd);
+  }
+
+  /** Makes a directory in `ingest/`, owned by `uid`. The caller gives it to {@link dropWork}. */
+  makeWork(uid: number, mode: number): WorkDir {
+    const name = randomBytes(16).toString('hex');
+    mkdirAt(this.#fds.ingest, name, 0o700);
+    const fd = openAt(this.#fds.ingest, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    chownAt(fd, '', uid, uid);
+    chmodFd(fd, mode);
+    return { name, fd, path: path.join(this.path, 'ingest', name) };
+  }
+
+  /** Deletes what is left of a work directory; it may have become a layer meanwhile. */
+  async dropWork(work: WorkDir): Promise<void> {
+    close(work.fd);
+    await removeTree(this.#fds.ingest, work.name, this.#fds.trash);
+  }
+
+  /** Where a layer is, or will be. */
+  layerPath(diffId: Digest): string {
+    return path.join(this.path, 'layers', hexOf(diffId));
+  }
+
+  blobPath(digest: Digest): string {
+    return path.join(this.path, 'blobs/sha256', hexOf(digest));
+  }
+
+  /** A descriptor (O_PATH) of a layer's root directory; the caller closes it. Throws `E_STORE_CORRUPT` when it is not there. */
+  openLayer(diffId: Digest): number {
+    return this.#open(this.#fds.layers, 'layer', diffId, O_PATH | O_DIRECTORY | O_NOFOLLOW);
+  }
+
+  /** A descriptor of a blob, for reading; the caller closes it. Throws `E_STORE_CORRUPT` when it is not there. */
+  openBlob(digest: Digest): number {
+    return this.#open(this.#fds.blobs, 'blob', digest, O_RDONLY | O_NOFOLLOW);
+  }
+
+  #open(dirFd: number, what: string, digest: Digest, flags: number): number {
+    try {
+      return openAt(dirFd, hexOf(digest), flags);
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT')) throw error;
+      throw new RootlayerError('E_STORE_CORRUPT', `Cannot open ${what} "${digest}": the store lists it, and it is not there`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Makes sealed files blobs: on disk when this returns, and gone from where they were. An equal blob that is there already stays. */
+  placeBlobs(files: readonly SealedFile[]): void {
+    for (const { dirFd, name, digest } of files) {
+      try {
+        renameAt(dirFd, name, this.#fds.blobs, hexOf(digest), RENAME_NOREPLACE);
+      } catch (error) {
+        if (!isErrno(error, 'EEXIST')) throw error;
+        unlinkAt(dirFd, name);
+      }
+    }
+    fsyncSync(this.#fds.blobs);
+  }
+
+  /** Makes an unpacked and synced work directory the layer with this diffID. Gives false when there is one already. */
+  placeLayer(work: WorkDir, diffId: Digest): boolean {
+    try {
+      renameAt(this.#fds.ingest, work.name, this.#fds.layers, hexOf(diffId), RENAME_NOREPLACE);
+    } catch (error) {
+      if (isErrno(error, 'EEXIST', 'ENOTEMPTY')) return false;
+      throw error;
+    }
+    fsyncSync(this.#fds.layers);
+    return true;
+  }
+
+  /** Deletes a blob; nothing happens when there is none. */
+  removeBlob(name: string): void {
+    try {
+      unlinkAt(this.#fds.blobs, name);
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT')) throw error;
+    }
+  }
+
+  /** Deletes a layer's tree; nothing happens when there is none. It is out of the way at once, and gone when the promise resolves. */
+  async removeLayer(name: string): Promise<void> {
+    await removeTree(this.#fds.layers, name, this.#fds.trash);
+  }
+
+  /** Names in a part of the store, in no order. */
+  list(part: 'blobs' | 'layers'): string[] {
+    return namesIn(this.#fds[part]);
+  }
+
+  /** Deletes all that is unfinished or thrown away. Gives how many things there were. */
+  async clear(): Promise<number> {
+    let count = 0;
+    for (const dirFd of [this.#fds.ingest, this.#fds.trash]) {
+      for (const name of namesIn(dirFd)) {
+        await removeTree(dirFd, name, this.#fds.trash);
+        count += 1;
+      }
+    }
+    return count;
+  }
+}
+
+/** Makes a directory 0700 if it is missing. Gives a descriptor of it, following no symlink. */
+function makeDirectory(parentFd: number, name: string): number {
+  try {
+    mkdirAt(parentFd, name, 0o700);
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  }
+  return openAt(parentFd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+}
+
+/** All names in the store are hex digits or ours. */
+function namesIn(dirFd: number): string[] {
+  return readDirectory(dirFd).map((entry) => entry.name.toString('latin1'));
+}
