@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -34,7 +34,7 @@ import { unpackContext } from './store/unpack/unpack-context.ts';
 export type EngineOptions = {
   /** Everything the engine keeps: a directory of root's, 0700, on a filesystem with idmapped mounts. Made if missing. */
   stateDir: string;
-  /** Tells the engine's control groups and loop devices from another's on the same machine. */
+  /** Tells the engine's control groups from those of another engine on the same machine; made from the state directory when left out. */
   name?: string;
   /** First host id of the store's and the jobs' id ranges; a multiple of 65,536. */
   uidBase?: number;
@@ -178,7 +178,7 @@ async function openStore(options: EngineOptions, uidBase: number): Promise<Store
 }
 
 function openCgroups(options: EngineOptions): CgroupManager {
-  const cgroups = CgroupManager.open(options.name ?? 'default');
+  const cgroups = CgroupManager.open(options.name ?? nameOf(options.stateDir));
   if (cgroups.lacking.length > 0 && options.allowDegraded !== true) {
     cgroups.close();
     throw new RootlayerError('E_MISSING_FEATURE', `Cannot hold the limits of jobs: no control group for ${cgroups.lacking.join(', ')}`, {
@@ -186,6 +186,11 @@ function openCgroups(options: EngineOptions): CgroupManager {
     });
   }
   return cgroups;
+}
+
+/** The same for whoever opens this directory later, who removes what is left, and different for all others, whose jobs must live on. */
+function nameOf(stateDir: string): string {
+  return createHash('sha256').update(realpathSync(stateDir)).digest('hex').slice(0, 12);
 }
 
 function makeDirectory(stateDir: string, name: string): string {

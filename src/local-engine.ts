@@ -11,7 +11,7 @@ import { deriveConfig } from './core/image-config.ts';
 import type { JobEvent, JobRecord, JobRequest, LayerSummary } from './core/job.ts';
 import { parseImageName } from './core/reference.ts';
 import type { Scope } from './core/scope.ts';
-import { probeFeatures } from './host/doctor.ts';
+import { findFeatures } from './features.ts';
 import { close } from './host/libc.ts';
 import type { WorkerPool } from './host/worker-pool.ts';
 import { dockerArchive } from './image/docker-archive.ts';
@@ -146,7 +146,7 @@ export class LocalEngine implements Engine {
   }
 
   async features(): Promise<Feature[]> {
-    return await probeFeatures(this.#parts.stateDir);
+    return await findFeatures(this.#parts.stateDir);
   }
 
   async close(drain: AbortSignal): Promise<void> {

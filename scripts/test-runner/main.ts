@@ -17,6 +17,7 @@ import { runTestFile } from './test-file.ts';
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({ allowPositionals: true, options: { 'timeout-s': { type: 'string', default: '900' } } });
   const timeoutMs = Number(values['timeout-s']) * 1000;
+  if (!(timeoutMs > 0)) throw new Error(`Cannot use the time limit "${values['timeout-s']}": want seconds`);
   const files = findTests(positionals);
   if (files.length === 0) throw new Error(`Cannot find tests for "${positionals.join(' ')}": want part of a file name below test/`);
   const stop = new AbortController();
@@ -94,4 +95,9 @@ function removeStateDir(dir: string): void {
   spawnSync('rm', ['-rf', '--one-file-system', '--', dir], { stdio: 'pipe' });
 }
 
-process.exitCode = await main();
+try {
+  process.exitCode = await main();
+} catch (error) {
+  process.stderr.write(`test: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 2;
+}

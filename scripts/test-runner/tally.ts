@@ -144,9 +144,15 @@ function explainPoints(points: readonly Result[]): string {
 function explainDiagnostics(diagnostics: unknown): string {
   if (typeof diagnostics !== 'object' || diagnostics === null) return '';
   return Object.entries(diagnostics)
-    .filter(([key]) => key !== 'source' && key !== 'at')
-    .map(([key, value]) => `${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .filter(([key]) => key !== 'source' && key !== 'at' && key !== 'output')
+    .map(([key, value]) => `${key}: ${typeof value === 'string' ? value : JSON.stringify(value, showBuffer)}`)
     .join('\n');
+}
+
+/** Output of a child program comes as a Buffer in JSON form: numbers that nobody can read. */
+function showBuffer(_key: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || !('type' in value) || value.type !== 'Buffer' || !('data' in value)) return value;
+  return Array.isArray(value.data) ? Buffer.from(value.data).toString('utf8') : value;
 }
 
 /** A bail-out, a plan that is not met, and the like; a point that failed is none. */

@@ -82,13 +82,20 @@ export class Connections {
       return;
     }
     this.#refusals += 1;
-    const timer = setTimeout(() => socket.destroy(), REFUSAL_TIME_MS);
     socket.once('close', () => {
-      clearTimeout(timer);
       this.#refusals -= 1;
     });
-    // Unread bytes at close would make the kernel throw the answer away.
-    socket.resume();
-    socket.end(rawProblem(new RootlayerError('E_BUSY', `Cannot take the connection: ${why}`, { hint: 'end one of them, or try again' })));
+    sayAndClose(
+      socket,
+      rawProblem(new RootlayerError('E_BUSY', `Cannot take the connection: ${why}`, { hint: 'end one of them, or try again' })),
+    );
   }
+}
+
+/** Sends an answer and closes once the client has had the time to read it: what it is still sending would fail first otherwise. */
+export function sayAndClose(socket: Socket, answer: string): void {
+  const timer = setTimeout(() => socket.destroy(), REFUSAL_TIME_MS);
+  socket.once('close', () => clearTimeout(timer));
+  socket.resume();
+  socket.end(answer);
 }

@@ -1,7 +1,8 @@
 import http from 'node:http';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { RootlayerError } from '../core/errors.ts';
-import type { Connections } from './connections.ts';
+import { type Connections, sayAndClose } from './connections.ts';
 import { rawProblem } from './problem.ts';
 
 /** From the first byte of a connection, or of the next request on it, to the end of the headers. */
@@ -36,13 +37,15 @@ function guard(server: http.Server, connections: Connections): void {
 }
 
 /** Answers what is no HTTP, or took too long to become a request, with one error, and closes. */
-function answerGarbage(error: NodeJS.ErrnoException, socket: NodeJS.WritableStream & { destroy(): unknown }): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy();
+function answerGarbage(error: NodeJS.ErrnoException, stream: Duplex): void {
+  if (error.code === 'ECONNRESET' || !(stream instanceof Socket)) {
+    stream.destroy();
     return;
   }
+  // Answered already, and more garbage came.
+  if (!stream.writable) return;
   const isLate = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
-  const why = isLate ? 'its headers took too long' : 'it is no HTTP/1.1 request';
+  const why = isLate ? 'its headers took too long' : 'it is not in HTTP/1.1';
   const problem = new RootlayerError('E_PROTOCOL', `Cannot read request: ${why}`);
-  socket.end(rawProblem(problem, isLate ? 408 : 400), () => socket.destroy());
+  sayAndClose(stream, rawProblem(problem, isLate ? 408 : 400));
 }

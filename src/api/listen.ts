@@ -11,6 +11,11 @@ export type Listening = { where: string; stop(): void };
 /** The first descriptor that systemd passes. Source: sd_listen_fds(3). */
 const LISTEN_FDS_START = 3;
 
+/** One daemon at a time makes a socket in its directory: it holds the lock. */
+const DRAFT_NAME = '.rl';
+/** Size of sun_path with its NUL, less what the draft's name can be longer. Source: unix(7). */
+const MAX_SOCKET_PATH = 107 - DRAFT_NAME.length;
+
 /**
  * Tells whether systemd has passed this process a socket (`LISTEN_PID` and `LISTEN_FDS`), and takes the variables out of the environment. Throws
  * `E_USAGE` when it has passed more than one. Source: sd_listen_fds(3).
@@ -35,12 +40,12 @@ export async function listenOnInherited(server: Server, fd = LISTEN_FDS_START): 
     if (error instanceof RootlayerError) throw error;
     refuse(error instanceof Error ? error.message : String(error), error);
   }
-  const address = server.address();
-  if (typeof address !== 'string') {
+  // Node knows addresses of the internet only: one of those is the wrong kind.
+  if (typeof server.address() === 'object' && server.address() !== null) {
     server.close();
     refuse('it is no Unix socket');
   }
-  return { where: `${address} (from systemd)`, stop: () => server.close() };
+  return { where: `descriptor ${fd} from systemd`, stop: () => server.close() };
 }
 
 /**
@@ -49,10 +54,12 @@ export async function listenOnInherited(server: Server, fd = LISTEN_FDS_START): 
  */
 export async function listenOnPath(server: Server, socketPath: string, gid: number | null): Promise<Listening> {
   const file = path.resolve(socketPath);
+  // Node cuts a longer one off without a word.
+  if (Buffer.byteLength(file) > MAX_SOCKET_PATH) throw conflict(file, `its path is too long, want at most ${MAX_SOCKET_PATH} bytes`);
   prepareDirectory(path.dirname(file));
   await removeStale(file);
   // Under another name first: nobody connects before the mode is right, and Node, which unlinks by name what it closes, never meets a successor's.
-  const draft = path.join(path.dirname(file), `.rl-${process.pid}`);
+  const draft = path.join(path.dirname(file), DRAFT_NAME);
   if (statIfThere(draft)?.isSocket()) unlinkSync(draft);
   await bindPrivately(server, draft);
   if (gid !== null) {

@@ -46,8 +46,8 @@ export function runCapture(
   }
 }
 
-/** What a call says when a name is no longer what it was a moment ago. */
-const CHANGED = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'EXDEV', 'ESTALE', 'EAGAIN', 'ENXIO']);
+/** What a call says when a name is no longer what it was a moment ago; EINVAL is readlinkat's word for what is no symlink. */
+const CHANGED = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'EXDEV', 'ESTALE', 'EAGAIN', 'ENXIO', 'EINVAL']);
 
 /** Gives a failed system call the path that it failed at. */
 function runNamed(walk: UpperWalk): void {

@@ -2,24 +2,9 @@ import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmdirSync
 import { join } from 'node:path';
 import type { Feature } from '../core/engine.ts';
 import { CgroupManager } from './cgroup.ts';
-import { createFilesystem, mountDetached } from './filesystems.ts';
 import { openUserNamespace, RANGE_SIZE } from './idmap.ts';
 import { LAUNCHER } from './launcher.ts';
-import {
-  AT_FDCWD,
-  cloneTree,
-  close,
-  fsMount,
-  fsOpen,
-  fsSetFd,
-  fsSetString,
-  MOUNT_ATTR_RDONLY,
-  mkdirAt,
-  O_DIRECTORY,
-  O_RDONLY,
-  openAt,
-  setMountAttributes,
-} from './libc.ts';
+import { AT_FDCWD, cloneTree, close, MOUNT_ATTR_RDONLY, openAt, setMountAttributes } from './libc.ts';
 import { findProgram } from './programs.ts';
 
 type Probe = {
@@ -32,11 +17,11 @@ type Probe = {
 
 /**
  * Tries what a job needs by really doing it, never by comparing version numbers. The remedy comes with what is lacking.
- * `stateDir` must exist: id-mapped mounts depend on its filesystem.
+ * `stateDir` must exist: id-mapped mounts depend on its filesystem. `mountOverlay` mounts one as jobs do and tells how, or throws.
  */
-export async function probeFeatures(stateDir: string): Promise<Feature[]> {
+export async function probeFeatures(stateDir: string, mountOverlay: () => Promise<string>): Promise<Feature[]> {
   const features: Feature[] = [];
-  for (const probe of PROBES) {
+  for (const probe of [...PROBES, overlayProbe(mountOverlay)]) {
     try {
       features.push({ name: probe.name, ok: true, required: probe.required, detail: await probe.run(stateDir), remedy: null });
     } catch (error) {
@@ -80,12 +65,6 @@ const PROBES: Probe[] = [
     required: true,
     remedy: 'Allow them: sysctl user.max_user_namespaces=15000. In a container, start it with --privileged.',
     run: probeUserNamespaces,
-  },
-  {
-    name: 'overlayfs',
-    required: true,
-    remedy: 'Load it (modprobe overlay), and use Linux 6.5 or later. In a container, start it with --privileged.',
-    run: probeOverlay,
   },
   {
     name: 'idmapped-mounts',
@@ -137,27 +116,13 @@ async function probeUserNamespaces(): Promise<string> {
   return `maps ${RANGE_SIZE} ids`;
 }
 
-function probeOverlay(): string {
-  const tmpfs = mountDetached('tmpfs', {}, 0);
-  const fds = [tmpfs];
-  try {
-    for (const name of ['lower', 'upper', 'work']) {
-      mkdirAt(tmpfs, name, 0o755);
-      fds.push(openAt(tmpfs, name, O_RDONLY | O_DIRECTORY));
-    }
-    const context = fsOpen('overlay');
-    fds.push(context);
-    const [, lower = -1, upper = -1, work = -1] = fds;
-    fsSetFd(context, 'lowerdir+', lower);
-    fsSetFd(context, 'upperdir', upper);
-    fsSetFd(context, 'workdir', work);
-    fsSetString(context, 'redirect_dir', 'nofollow');
-    createFilesystem(context, 'overlay');
-    fds.push(fsMount(context, 0));
-    return 'mounts layers by descriptor, without following redirects';
-  } finally {
-    for (const fd of fds) close(fd);
-  }
+function overlayProbe(run: () => Promise<string>): Probe {
+  return {
+    name: 'overlayfs',
+    required: true,
+    remedy: 'Load it (modprobe overlay), and use Linux 5.19 or later. In a container, start it with --privileged.',
+    run,
+  };
 }
 
 async function probeIdmap(stateDir: string): Promise<string> {

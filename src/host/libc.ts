@@ -266,18 +266,37 @@ const direntBuffer = Buffer.alloc(256 * 1024);
 
 /** All entries of an open directory but `.` and `..`, in the kernel's order, read from its start; names are fresh Buffers. */
 export function readDirectory(fd: number): DirEntry[] {
-  check(fn.lseek(fd, 0, 0), 'lseek');
   const entries: DirEntry[] = [];
+  eachDirent(fd, (start, end, type) => entries.push({ name: Buffer.from(direntBuffer.subarray(start, end)), type }));
+  return entries;
+}
+
+/**
+ * Like {@link readDirectory}, but one string an entry, a third of the memory: the name's bytes as latin1, a NUL, and the type as a character
+ * code. Sorted as strings, they are in the order of the names' bytes.
+ */
+export function readDirectoryPacked(fd: number): string[] {
+  const entries: string[] = [];
+  eachDirent(fd, (start, end, type) => {
+    // What is behind the NUL is padding, or the inode number of the next record, which nobody reads.
+    direntBuffer[end + 1] = type;
+    entries.push(direntBuffer.toString('latin1', start, end + 2));
+  });
+  return entries;
+}
+
+function eachDirent(fd: number, visit: (start: number, end: number, type: number) => void): void {
+  check(fn.lseek(fd, 0, 0), 'lseek');
   for (;;) {
-    const length = check(fn.getdents64(NR.getdents64, fd, direntBuffer, direntBuffer.length), 'getdents64');
-    if (length === 0) return entries;
+    const length = check(fn.getdents64(NR.getdents64, fd, direntBuffer, direntBuffer.length - 1), 'getdents64');
+    if (length === 0) return;
     for (let at = 0; at < length; ) {
-      const recordLength = direntBuffer.readUInt16LE(at + 16);
+      const next = at + direntBuffer.readUInt16LE(at + 16);
       const start = at + 19;
       const end = direntBuffer.indexOf(0, start);
       const isDots = direntBuffer[start] === 0x2e && (end === start + 1 || (end === start + 2 && direntBuffer[start + 1] === 0x2e));
-      if (!isDots) entries.push({ name: Buffer.from(direntBuffer.subarray(start, end)), type: direntBuffer[at + 18] ?? 0 });
-      at += recordLength;
+      if (!isDots) visit(start, end, direntBuffer[at + 18] ?? 0);
+      at = next;
     }
   }
 }
@@ -347,13 +366,16 @@ export function chmodAt(dirFd: number, name: Buffer | string, mode: number): voi
 }
 
 const timesBuffer = Buffer.alloc(32);
+const timesView = new DataView(timesBuffer.buffer, timesBuffer.byteOffset, 32);
 
 /** Sets modification and access time (both the same) exactly, without following a final symlink; an empty name means the descriptor itself. */
 export function utimesAt(dirFd: number, name: Buffer | string, sec: number, nsec: number): void {
-  for (const at of [0, 16]) {
-    timesBuffer.writeBigInt64LE(BigInt(sec), at);
-    timesBuffer.writeBigInt64LE(BigInt(nsec), at + 8);
-  }
+  const wideSec = BigInt(sec);
+  const wideNsec = BigInt(nsec);
+  timesView.setBigInt64(0, wideSec, true);
+  timesView.setBigInt64(8, wideNsec, true);
+  timesView.setBigInt64(16, wideSec, true);
+  timesView.setBigInt64(24, wideNsec, true);
   const flags = AT_SYMLINK_NOFOLLOW | (name.length === 0 ? AT_EMPTY_PATH : 0);
   check(fn.utimensat(dirFd, cstring(scratchA, name), timesBuffer, flags), 'utimensat', name);
 }

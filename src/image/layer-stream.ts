@@ -12,9 +12,9 @@ export type OpenLayer = { readonly fd: number; readonly compression: Compression
 const CHUNK = 1024 * 1024;
 
 /**
- * Gives a layer's tar, compressed as asked. Equal layers give equal bytes, whatever the number of cores: gzip has no name and no time in its header.
- * What is stored as asked is handed on as it is. Throws, by the stream, `E_TOOL`, `E_COMPRESSION`, and `E_STORE_CORRUPT` when the tar has another
- * size than it had.
+ * Gives a layer's tar, compressed as asked. What is stored as asked is handed on as it is; what is compressed here has the same bytes each time,
+ * whatever the number of cores: gzip has no name and no time in its header. Throws, by the stream, `E_TOOL`, `E_COMPRESSION`, and `E_STORE_CORRUPT` when
+ * the tar has another size than it had; `E_USAGE` for gzip as zstd.
  */
 export function layerStream(layer: OpenLayer, wanted: Compression, uidBase: number, signal: AbortSignal): Readable {
   if (layer.compression === wanted) return blobStream(layer.fd, signal);

@@ -1,4 +1,4 @@
-import { closeSync, createReadStream, openSync, writeSync } from 'node:fs';
+import { closeSync, createReadStream, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import type { JobEvent } from '../core/job.ts';
 
@@ -30,15 +30,29 @@ export class EventLog {
     return new EventLog(path, openSync(path, 'ax', 0o600));
   }
 
-  append(event: NewEvent): void {
-    if (this.#ended) return;
-    this.#count += 1;
-    const line = Buffer.from(`${JSON.stringify({ n: this.#count, timeMs: Math.round(performance.now() - this.#start), ...event })}\n`);
-    for (let at = 0; at < line.length; ) at += writeSync(this.#fd, line, at);
-    this.#bytes += line.length;
+  /** Gives false when the file cannot be written (a full disk): the event is lost, and the caller ends the job. */
+  append(event: NewEvent): boolean {
+    if (this.#ended) return true;
+    const n = this.#count + 1;
+    const line = Buffer.from(`${JSON.stringify({ n, timeMs: Math.round(performance.now() - this.#start), ...event })}\n`);
+    const isWritten = this.#write(line);
+    if (isWritten) this.#count = n;
     if (event.type === 'end') this.#end();
     for (const wake of this.#waiting) wake();
     this.#waiting.clear();
+    return isWritten;
+  }
+
+  /** All or nothing: what a full disk took of a line is cut off again. */
+  #write(line: Buffer): boolean {
+    try {
+      for (let at = 0; at < line.length; ) at += writeSync(this.#fd, line, at);
+      this.#bytes += line.length;
+      return true;
+    } catch {
+      ftruncateSync(this.#fd, this.#bytes);
+      return false;
+    }
   }
 
   #end(): void {

@@ -27,7 +27,10 @@ export class RangePool {
   /** Throws `E_BUSY` when all ranges are in use. */
   async take(signal: AbortSignal): Promise<RangeLease> {
     signal.throwIfAborted();
-    this.#plain ??= openUserNamespace([[this.#storeBase, 0, RANGE_SIZE]]);
+    this.#plain ??= openUserNamespace([[this.#storeBase, 0, RANGE_SIZE]]).catch((error: unknown) => {
+      this.#plain = null;
+      throw error;
+    });
     const plainFd = await this.#plain;
     const maps = this.#free.pop() ?? (await this.#make());
     return {

@@ -85,11 +85,23 @@ class JobRun {
   readonly #job: RunnableJob;
   readonly #scope: Scope;
   readonly #stages = new Stages();
+  /** Descriptors that are closed before the job ends, or with the scope when it does not get that far. */
+  readonly #open = new Set<number>();
 
   constructor(parts: RunnerParts, job: RunnableJob, scope: Scope) {
     this.#parts = parts;
     this.#job = job;
     this.#scope = scope;
+    scope.defer(() => this.#close(...this.#open));
+  }
+
+  #keep(fd: number): number {
+    this.#open.add(fd);
+    return fd;
+  }
+
+  #close(...fds: number[]): void {
+    for (const fd of fds) if (this.#open.delete(fd)) close(fd);
   }
 
   async run(signal: AbortSignal): Promise<Outcome> {
@@ -123,7 +135,7 @@ class JobRun {
       copyRootAttributes(upper, lowerView);
     }
     const before = rootFingerprint(upper);
-    const rootFd = await this.#mountRoot(range, upper, uidBase);
+    const rootFd = this.#keep(await this.#mountRoot(range, upper, uidBase));
     return { upper, lowerView, rootFd, uidBase, before };
   }
 
@@ -149,7 +161,7 @@ class JobRun {
     const { uidBase, upper } = prepared;
     const script = Buffer.from(request.script, 'base64');
     const fill = contextId === null ? null : (fd: number) => this.#parts.extractContext(contextId, 'files', fd, uidBase, signal);
-    const filesFd = await makeJobFiles(script, uidBase, FILES_BYTES + script.length, fill);
+    const filesFd = this.#keep(await makeJobFiles(script, uidBase, FILES_BYTES + script.length, fill));
     const cgroup = this.#scope.use(this.#parts.cgroups.create(id, request.limits));
     const output = new JobOutput(uidBase, (stream, data, encoding) => {
       this.#job.sink(stream, data, encoding);
@@ -199,7 +211,7 @@ class JobRun {
   ): Sandbox {
     const { request, isolation } = this.#job;
     const used = isolation.used === 'chroot' ? 'chroot' : 'userns';
-    const resolvConfFd = request.network === 'host' ? openResolvConf() : null;
+    const resolvConfFd = request.network === 'host' ? this.#keep(openResolvConf()) : null;
     try {
       return startSandbox({
         isolation: used,
@@ -219,7 +231,7 @@ class JobRun {
     } finally {
       output.closeWriters();
       // The sandbox has its own copies by now: with ours closed, its end is the end of the mounts.
-      for (const fd of [prepared.rootFd, filesFd, resolvConfFd]) if (fd !== null) close(fd);
+      this.#close(prepared.rootFd, filesFd, ...(resolvConfFd === null ? [] : [resolvConfFd]));
     }
   }
 

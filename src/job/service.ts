@@ -130,7 +130,10 @@ export class JobService {
       isolation: record.isolation ?? { used: 'userns', why: 'default', refused: [] },
       layerPaths: lease.layerPaths,
       contextId: request.contextId,
-      sink: (stream, data, encoding) => log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) }),
+      sink: (stream, data, encoding) => {
+        if (log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) })) return;
+        job.abort.abort(new RootlayerError('E_STATE', 'Cannot write the log of the job', { hint: 'Make room in the state directory.' }));
+      },
       onRunning: () => {
         job.record = { ...job.record, startedAt: new Date().toISOString() };
         this.#enter(job, 'running');
@@ -166,17 +169,28 @@ export class JobService {
 
   #fail(job: LiveJob, thrown: unknown): void {
     const { signal } = job.abort;
-    if (signal.aborted) this.#finish(job, 'cancelled', new RootlayerError('E_CANCELLED', 'The job was cancelled'));
-    else this.#finish(job, 'failed', toRootlayerError(thrown));
+    const error = toRootlayerError(signal.aborted ? signal.reason : thrown);
+    this.#finish(job, error.code === 'E_CANCELLED' ? 'cancelled' : 'failed', error);
   }
 
   #finish(job: LiveJob, state: 'done' | 'failed' | 'cancelled', error: RootlayerError | null): void {
     if (isFinal(job.record.state)) return;
     job.record = { ...job.record, state, finishedAt: new Date().toISOString(), error: error?.toBody() ?? null };
-    this.#parts.table.update(job.record);
+    this.#journal(job);
     job.log.append({ type: 'end', job: job.record });
     job.finished.resolve(job.record);
     if (error?.code === 'E_INTERNAL') this.#parts.onTrouble(job.record, error.cause ?? error);
+  }
+
+  /** A state that cannot be written is none: the job has failed, whatever came of it, and will be told as lost after a restart. */
+  #journal(job: LiveJob): void {
+    try {
+      this.#parts.table.update(job.record);
+    } catch (error) {
+      const told = new RootlayerError('E_STATE', 'Cannot write the journal', { hint: 'Make room in the state directory.', cause: error });
+      job.record = { ...job.record, state: 'failed', error: told.toBody(), layer: null };
+      this.#parts.onTrouble(job.record, error);
+    }
   }
 
   list(caller: Caller): JobRecord[] {
@@ -242,22 +256,20 @@ export class JobService {
     rmSync(this.#directory(id), { recursive: true, force: true });
   }
 
+  /** A job that was lost, or whose log could not be written to its end, still gets its last event: from the journal. */
   async *events(caller: Caller, id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent> {
-    const record = this.get(caller, id);
+    this.get(caller, id);
     const live = this.#live.get(id);
-    if (live !== undefined) {
-      yield* live.log.read(from, follow, signal);
-      return;
-    }
-    let last: JobEvent | null = null;
-    for await (const event of readEndedLog(join(this.#directory(id), 'events.ndjson'), from)) {
+    const path = join(this.#directory(id), 'events.ndjson');
+    let last = { n: from - 1, timeMs: 0, type: '' };
+    for await (const event of live?.log.read(from, follow, signal) ?? readEndedLog(path, from)) {
       if (signal.aborted) return;
       last = event;
       yield event;
     }
-    // A job that was lost has no end in its log: the journal tells it.
-    if (last?.type !== 'end' && record.state === 'lost')
-      yield { n: (last?.n ?? from - 1) + 1, timeMs: last?.timeMs ?? 0, type: 'end', job: record };
+    const record = live?.record ?? this.get(caller, id);
+    if (last.type !== 'end' && isFinal(record.state) && !signal.aborted)
+      yield { n: last.n + 1, timeMs: last.timeMs, type: 'end', job: record };
   }
 
   /** Takes no more jobs, cancels the waiting ones, and the running ones when the signal aborts. */

@@ -75,9 +75,17 @@ export class LayerStore {
   }
 
   async #unpack(source: LayerSource, progress: Progress, signal: AbortSignal): Promise<ListedLayer> {
+    const blobFd = source.open();
+    try {
+      return await this.#unpackFrom(blobFd, source, progress, signal);
+    } finally {
+      close(blobFd);
+    }
+  }
+
+  async #unpackFrom(blobFd: number, source: LayerSource, progress: Progress, signal: AbortSignal): Promise<ListedLayer> {
     const { uidBase, limits, takeWorker } = this.#tools;
     const work = this.#layout.makeWork(uidBase, 0o755);
-    const blobFd = source.open();
     try {
       const { diffId, entries, unpackedBytes, isOpaqueRoot, warnings } = await unpackLayer({
         blobFd,
@@ -96,7 +104,6 @@ export class LayerStore {
       this.#table.addLayer(layer);
       return layer;
     } finally {
-      close(blobFd);
       await this.#layout.dropWork(work);
     }
   }

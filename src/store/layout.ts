@@ -28,6 +28,7 @@ import {
   tryLockFd,
   unlinkAt,
 } from '../host/libc.ts';
+import { closeAll } from '../host/worker.ts';
 import { removeTree } from './remove-tree.ts';
 
 /** A directory of ingest work: nothing in it is visible, and a crash leaves it to the next start to delete. */
@@ -60,28 +61,13 @@ const fsyncAsync = promisify(fsync);
  */
 export class StateLayout {
   readonly path: string;
-  readonly #lockFd: number;
-  readonly #fds: { readonly blobs: number; readonly layers: number; readonly ingest: number; readonly trash: number };
+  readonly #fds: Parts;
 
   /** Makes what is missing. Throws `E_STATE` when another process has it open, or it cannot be made. */
   constructor(stateDir: string) {
     this.path = path.resolve(stateDir);
     try {
-      const top = makeDirectory(AT_FDCWD, this.path);
-      this.#lockFd = openAt(top, 'lock', O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
-      if (!tryLockFd(this.#lockFd)) {
-        close(this.#lockFd);
-        close(top);
-        throw new RootlayerError('E_STATE', `Cannot use state directory "${this.path}": another rootlayer has it open`);
-      }
-      close(makeDirectory(top, 'blobs'));
-      this.#fds = {
-        blobs: makeDirectory(top, 'blobs/sha256'),
-        layers: makeDirectory(top, 'layers'),
-        ingest: makeDirectory(top, 'ingest'),
-        trash: makeDirectory(top, 'trash'),
-      };
-      close(top);
+      this.#fds = openParts(this.path);
     } catch (error) {
       if (error instanceof RootlayerError && error.code === 'E_STATE') throw error;
       throw new RootlayerError('E_STATE', `Cannot use state directory "${this.path}": ${String(error)}`, { cause: error });
@@ -89,7 +75,7 @@ export class StateLayout {
   }
 
   close(): void {
-    for (const fd of [...Object.values(this.#fds), this.#lockFd]) close(fd);
+    for (const fd of Object.values(this.#fds)) close(fd);
   }
 
   /** Makes a directory in `ingest/`, owned by `uid`. The caller gives it to {@link dropWork}. */
@@ -111,10 +97,6 @@ export class StateLayout {
   /** Where a layer is, or will be. */
   layerPath(diffId: Digest): string {
     return path.join(this.path, 'layers', hexOf(diffId));
-  }
-
-  blobPath(digest: Digest): string {
-    return path.join(this.path, 'blobs/sha256', hexOf(digest));
   }
 
   /** A descriptor (O_PATH) of a layer's root directory; the caller closes it. Throws `E_STORE_CORRUPT` when it is not there. */
@@ -166,7 +148,7 @@ export class StateLayout {
   /** Deletes a blob; nothing happens when there is none. */
   removeBlob(name: string): void {
     try {
-      unlinkAt(this.#fds.blobs, name);
+      unlinkAt(this.#fds.blobs, Buffer.from(name, 'latin1'));
     } catch (error) {
       if (!isErrno(error, 'ENOENT')) throw error;
     }
@@ -174,10 +156,10 @@ export class StateLayout {
 
   /** Deletes a layer's tree; nothing happens when there is none. It is out of the way at once, and gone when the promise resolves. */
   async removeLayer(name: string): Promise<void> {
-    await removeTree(this.#fds.layers, name, this.#fds.trash);
+    await removeTree(this.#fds.layers, Buffer.from(name, 'latin1'), this.#fds.trash);
   }
 
-  /** Names in a part of the store, in no order. */
+  /** Names in a part of the store, in no order, one character a byte. */
   list(part: 'blobs' | 'layers'): string[] {
     return namesIn(this.#fds[part]);
   }
@@ -187,11 +169,49 @@ export class StateLayout {
     let count = 0;
     for (const dirFd of [this.#fds.ingest, this.#fds.trash]) {
       for (const name of namesIn(dirFd)) {
-        await removeTree(dirFd, name, this.#fds.trash);
+        await removeTree(dirFd, Buffer.from(name, 'latin1'), this.#fds.trash);
         count += 1;
       }
     }
     return count;
+  }
+}
+
+/** Open descriptors: the directories, and the lock that lasts as long as it is open. */
+type Parts = Record<'lock' | 'blobs' | 'layers' | 'ingest' | 'trash', number>;
+
+function openParts(directory: string): Parts {
+  const opened: number[] = [];
+  const keep = (fd: number): number => {
+    opened.push(fd);
+    return fd;
+  };
+  try {
+    const top = keep(makeDirectory(AT_FDCWD, directory));
+    const lock = keep(openAt(top, 'lock', O_RDWR | O_CREAT | O_NOFOLLOW, 0o600));
+    if (!tryLock(lock)) throw new RootlayerError('E_STATE', `Cannot use state directory "${directory}": another rootlayer has it open`);
+    const outer = keep(makeDirectory(top, 'blobs'));
+    const blobs = keep(makeDirectory(outer, 'sha256'));
+    const [layers, ingest, trash] = [
+      keep(makeDirectory(top, 'layers')),
+      keep(makeDirectory(top, 'ingest')),
+      keep(makeDirectory(top, 'trash')),
+    ];
+    closeAll([top, outer]);
+    return { lock, blobs, layers, ingest, trash };
+  } catch (error) {
+    closeAll(opened);
+    throw error;
+  }
+}
+
+/** EAGAIN and EWOULDBLOCK are one number, and either name may be the one it is told by. */
+function tryLock(fd: number): boolean {
+  try {
+    return tryLockFd(fd);
+  } catch (error) {
+    if (isErrno(error, 'EWOULDBLOCK')) return false;
+    throw error;
   }
 }
 
@@ -205,7 +225,7 @@ function makeDirectory(parentFd: number, name: string): number {
   return openAt(parentFd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 }
 
-/** All names in the store are hex digits or ours. */
+/** One character a byte: a name can be anything in a directory that somebody else wrote to. */
 function namesIn(dirFd: number): string[] {
   return readDirectory(dirFd).map((entry) => entry.name.toString('latin1'));
 }

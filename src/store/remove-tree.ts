@@ -41,7 +41,8 @@ export async function removeTree(parentFd: number, name: string | Buffer, trashF
     } finally {
       close(fd);
     }
-    unlinkAt(trashFd, next, AT_REMOVEDIR);
+    // A worker that outlived its daemon by a moment may have added a file meanwhile.
+    if (!tryUnlink(trashFd, next)) queue.push(next);
   }
 }
 

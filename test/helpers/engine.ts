@@ -8,7 +8,7 @@ import type { JobEvent, JobRecord } from '../../src/core/job.ts';
 import { jobRequestSchema } from '../../src/core/job.ts';
 import type { TarEntry } from '../../src/core/tar/entry.ts';
 import { TarReader } from '../../src/core/tar/reader.ts';
-import { createEngine } from '../../src/engine.ts';
+import { createEngine, type EngineOptions } from '../../src/engine.ts';
 import { assertNoLeak, type Census, takeCensus } from './census.ts';
 import { baseImagePath, requires } from './requires.ts';
 
@@ -36,12 +36,12 @@ export type TestEngine = {
 };
 
 /** Gives an engine on a fresh state directory; call {@link closeTestEngine} last. Null when the machine lacks something. */
-export async function openTestEngine(t: Test): Promise<TestEngine | null> {
+export async function openTestEngine(t: Test, options: Partial<EngineOptions> = {}): Promise<TestEngine | null> {
   if (!requires(t, 'root', 'overlay', 'loop', 'userns', 'launcher', 'base-image')) return null;
   const stateDir = mkdtempSync(join(tmpdir(), 'engine-'));
   const label = basename(stateDir);
   const before = takeCensus(label);
-  const engine = await createEngine({ stateDir, name: label });
+  const engine = await createEngine({ stateDir, name: label, ...options });
   const signal = new AbortController().signal;
   const archive = createReadStream(baseImagePath(), { highWaterMark: 1024 * 1024 });
   await engine.importImage(ROOT, archive, { name: null, select: null, shared: true }, () => {}, signal);

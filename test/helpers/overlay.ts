@@ -13,7 +13,7 @@ export type OverlayRun = {
 /** The options that rootlayer itself mounts with. Source: DESIGN section 5. */
 const MOUNT_OPTIONS = 'redirect_dir=nofollow,metacopy=off,index=off,xino=off,volatile';
 
-/** Runs each script over a fresh overlay of its own, in one private mount namespace: nothing is left mounted, whatever happens. */
+/** Runs each script for at most a minute over a fresh overlay of its own, in one private mount namespace: nothing is left mounted, whatever happens. */
 const DRIVER = `
 set -eu
 lower=$1 count=$2
@@ -21,7 +21,7 @@ for ((n = 0; n < count; n++)); do
   cd "$n"
   chown --reference="$lower" upper; chmod --reference="$lower" upper; touch -r "$lower" upper
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=upper,workdir=work,${MOUNT_OPTIONS}" mnt
-  (cd mnt; bash ../script) > output 2>&1 || { echo "script $n:"; cat output; exit 1; } >&2
+  (cd mnt; timeout -k 1 60 bash ../script) > output 2>&1 || { echo "script $n:"; cat output; exit 1; } >&2
   cp -a mnt/. merged/
   umount mnt
   cd ..

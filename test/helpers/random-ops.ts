@@ -15,7 +15,8 @@ export function seededRandom(seed: number): () => number {
 /**
  * Gives a bash script of `count` random operations over a tree: files, directories, links, owners, modes, times, attributes, deletions and all
  * of them in place of something else. Paths are relative to the current directory, so in a job it starts in `/`. It needs bash and coreutils,
- * and setfattr or perl for attributes; an operation that fails is passed over. The same seed gives the same script.
+ * and setfattr or perl for attributes; an operation that fails is passed over, and what may have become a fifo is not opened. The same seed
+ * gives the same script.
  */
 export function randomOperations(seed: number, tree: readonly TreeItem[], count: number): string {
   const model = new Model(seededRandom(seed), tree);
@@ -72,7 +73,7 @@ class Model {
   }
 
   /** A random path of one of these types, or null when there is none. */
-  find(...types: TreeItem['type'][]): string | null {
+  find(...types: readonly TreeItem['type'][]): string | null {
     const paths = [...this.#items].filter(([, type]) => types.includes(type)).map(([path]) => path);
     return paths.length === 0 ? null : this.pick(paths);
   }
@@ -98,6 +99,10 @@ class Model {
     for (const known of [...this.#items.keys()]) {
       if (known === path || known.startsWith(`${path}/`)) this.#items.delete(known);
     }
+  }
+
+  typeOf(path: string): TreeItem['type'] | undefined {
+    return this.#items.get(path);
   }
 
   move(from: string, to: string): void {
@@ -175,27 +180,28 @@ const rename = on(ALL, (model, path) => {
 
 const link = on(['file', 'symlink', 'other'], (model, path) => {
   const to = model.newPath();
-  model.add(to, 'file');
+  model.add(to, model.typeOf(path) ?? 'file');
   return `ln -P ${path} ${to}`;
 });
 
 /** Copies a file up and puts everything back as it was: the layer must be as if nothing had happened. */
 const touchAndRestore = on(['file'], (_model, path) => {
   const scratch = './.restore';
-  return `cp -a ${path} ${scratch} && echo more >> ${path} && cat ${scratch} > ${path} && touch -r ${scratch} ${path}; rm -f ${scratch}`;
+  return `[ -f ${path} ] && cp -a ${path} ${scratch} && echo more >> ${path} && cat ${scratch} > ${path} && touch -r ${scratch} ${path}; rm -f ${scratch}`;
 });
 
 const OPERATIONS: readonly Operation[] = [
   (model) => make(model, model.newPath()),
   (model) => make(model, model.newPath()),
   (model) => make(model, model.newPath()),
-  on(['file'], (model, path) => `echo 'written ${model.number(1000)}' > ${path}`),
-  on(['file'], (model, path) => `echo 'appended ${model.number(1000)}' >> ${path}`),
+  on(['file'], (model, path) => `[ -f ${path} ] && echo 'written ${model.number(1000)}' > ${path}`),
+  on(['file'], (model, path) => `[ -f ${path} ] && echo 'appended ${model.number(1000)}' >> ${path}`),
   on(['file'], (model, path) => `truncate -s ${model.number(20_000)} ${path}`),
   on(INODES, (model, path) => `chmod ${model.pick(MODES)} ${path}`),
   on(ALL, (model, path) => `chown -h ${model.number(65_536)}:${model.number(3000)} ${path}`),
   on(ALL, (model, path) => `touch -h -d ${model.pick(DATES)} ${path}`),
-  on(['file', 'directory'], (model, path) => `set_xattr user.n${model.number(3)} ${'00ff0a3d'.slice(0, 2 * model.number(5))} ${path}`),
+  // Never an empty value: Go's tar reader, and umoci with it, takes one for a deletion.
+  on(['file', 'directory'], (model, path) => `set_xattr user.n${model.number(3)} ${'00ff0a3d'.slice(0, 2 + 2 * model.number(4))} ${path}`),
   on(['file', 'directory'], (model, path) => `remove_xattr user.n${model.number(3)} ${path}`),
   on(['file'], (model, path) => `set_xattr security.capability ${model.pick(CAPABILITIES)} ${path}`),
   link,

@@ -156,8 +156,8 @@ const rows: Row[] = [
   {
     id: 'A32',
     what: 'too many empty members',
-    blob: Buffer.concat([repeat(gzipSync(''), 100_000), gz]),
-    options: gzip({ maxMembers: 100_000 }),
+    blob: Buffer.concat([repeat(gzipSync(''), 1_000_000), gz]),
+    options: gzip(),
     want: 'E_COMPRESSION',
   },
   {
@@ -283,7 +283,10 @@ t.test('startZstd() ends with its disposal', async (t) => {
   t.same((await census()).children, []);
 });
 
-/** A gzip file of a tar with so many MiB of zeros: one member of 64 MiB again and again, since making the bomb must not take longer than defusing it. */
+/**
+ * A gzip file of a tar with so many MiB of zeros: one member of 64 MiB again and again, since making the bomb must not take longer than
+ * defusing it.
+ */
 function writeBomb(file: string, mebibytes: number): void {
   const zeros = gzipSync(Buffer.alloc(64 * MIB));
   const fd = openSync(file, 'w');

@@ -35,8 +35,8 @@ async function readFeatures(options: SessionOptions): Promise<Feature[]> {
     options.socket ?? (process.env['ROOTLAYER_SOCKET'] || undefined) ?? (existsSync(DEFAULT_SOCKET) ? DEFAULT_SOCKET : undefined);
   if (socket !== undefined && options.stateDir === undefined) return connect(socket).features();
   // No engine is started: it would fail on just what the user wants to know.
-  const { probeFeatures } = await import('../../host/doctor.ts');
-  return probeFeatures(nearestExisting(options.stateDir ?? DEFAULT_STATE_DIR));
+  const { findFeatures } = await import('../../features.ts');
+  return findFeatures(nearestExisting(options.stateDir ?? DEFAULT_STATE_DIR));
 }
 
 function nearestExisting(dir: string): string {

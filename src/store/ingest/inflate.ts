@@ -35,7 +35,7 @@ export async function inflate(fd: number, isFile: boolean, limits: { maxBytes: n
   gunzip.on('error', (error) => {
     failure ??= new RootlayerError('E_COMPRESSION', `Cannot decompress gzip data: ${error.message}`, { cause: error });
   });
-  const closed = once(gunzip, 'close');
+  const closed = new Promise((resolve) => gunzip.once('close', resolve));
   for (;;) {
     const buffer = Buffer.allocUnsafe(CHUNK);
     const { bytesRead } = await readAsync(fd, buffer, 0, CHUNK, isFile ? bytesIn : null);

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { read } from 'node:fs';
 import { Socket } from 'node:net';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { promisify } from 'node:util';
 import { type Digest, digestOf } from '../../core/digest.ts';
@@ -52,7 +52,9 @@ export type IngestTools = {
  * `E_ARCHIVE_` codes, `E_COMPRESSION`, `E_LIMIT_INGEST`, `E_LIMIT_UNPACKED`, `E_LIMIT_RATIO`, `E_LIMIT_ENTRIES`, and what the source fails with.
  */
 export async function ingestArchive(source: IngestSource, tools: IngestTools, progress: Progress, signal: AbortSignal): Promise<Ingested> {
-  return 'fd' in source ? await ingestFile(source.fd, tools, progress, signal) : await ingestStream(source, tools, progress, signal);
+  // Not by its members: a stream of a file has an `fd` too.
+  if (source instanceof Readable) return await ingestStream(source, tools, progress, signal);
+  return await ingestFile(source.fd, tools, progress, signal);
 }
 
 async function ingestStream(source: Readable, tools: IngestTools, progress: Progress, signal: AbortSignal): Promise<Ingested> {
@@ -182,6 +184,7 @@ async function runWorker(run: Run, tools: IngestTools, progress: Progress, signa
     if (zstdFailure !== null) throw zstdFailure;
     return listing;
   } catch (error) {
+    signal.throwIfAborted();
     if (failure === undefined && error instanceof RootlayerError && error.code === 'E_ARCHIVE_TRUNCATED')
       failure = (await run.zstd) ?? undefined;
     throw failure ?? error;

@@ -3,7 +3,7 @@ import { escapeName } from '../../core/names.ts';
 
 /** No part starts with a dot, so neither `..` nor a hidden file can be among them. */
 const PART = '[A-Za-z0-9_][A-Za-z0-9_.:@+=~-]{0,254}';
-const MEMBER = new RegExp(String.raw`^(?:\./)*((?:${PART}(?:/${PART}){0,4})?)/?$`);
+const MEMBER = new RegExp(String.raw`^(?:\./)*(${PART}(?:/${PART}){0,4})/?$`);
 const ROOT = /^(?:\.\/)*\.?$/;
 
 /**

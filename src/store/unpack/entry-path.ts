@@ -19,8 +19,9 @@ const DOT = 0x2e;
 const EMPTY = Buffer.alloc(0);
 
 /**
- * Reads a member's name, or the target of its hard link: leading and doubled slashes and `.` components do not count. Bytes are never decoded.
- * Throws `code` for an empty name, for `..` anywhere, and beyond {@link PATH_LIMITS}; `whose` names what the path belongs to, for the message.
+ * Reads a member's name, or the target of its hard link: leading and doubled slashes and `.` components do not count. Bytes are never
+ * decoded. Throws `code` for an empty name, for `..` anywhere, and beyond {@link PATH_LIMITS}; `whose` names what the path belongs to,
+ * for the message.
  */
 export function parseEntryPath(raw: Buffer, code: ErrorCode = 'E_ARCHIVE_PATH', whose: Buffer = raw): EntryPath {
   if (raw.length === 0) throw pathError(code, whose, 'its path is empty, want a name');

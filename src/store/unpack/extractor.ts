@@ -1,4 +1,5 @@
 import { writeSync } from 'node:fs';
+import { assertNever } from '../../core/assert-never.ts';
 import { RootlayerError } from '../../core/errors.ts';
 import { escapeName } from '../../core/names.ts';
 import type { TarEntry, TarHandler, Xattr } from '../../core/tar/entry.ts';
@@ -55,16 +56,16 @@ const AUFS_NAMES = new Set(['.wh..wh.aufs', '.wh..wh.orph', '.wh..wh.plnk']);
 const MAX_DEFAULT_ACL_BYTES = 16 * 1024 * 1024;
 
 /**
- * Makes the files of a layer below a staging directory; the handler of a {@link TarReader}. The process must have umask 0, and nothing else may write
- * to the staging directory.
+ * Makes the files of a layer below a staging directory; the handler of a {@link TarReader}. The process must have umask 0, and nothing
+ * else may write to the staging directory.
  *
- * Nothing is ever opened by a path that a symlink could bend: parents come from {@link ParentResolver}, files are made with O_EXCL after what was
- * there has been unlinked (so that a hard link's other names keep their content), and metadata goes through the new file's
- * descriptor. Of two members with one name the last one wins; a directory keeps its entries when another directory comes, gives way to something else
- * when it is empty, and is an error (`E_ARCHIVE_PATH`) when it is not.
+ * Nothing is ever opened by a path that a symlink could bend: parents come from {@link ParentResolver}, files are made with O_EXCL
+ * after what was there has been unlinked (so that a hard link's other names keep their content), and metadata goes through the new
+ * file's descriptor. Of two members with one name the last one wins; a directory keeps its entries when another directory comes, gives
+ * way to something else when it is empty, and is an error (`E_ARCHIVE_PATH`) when it is not.
  *
- * Throws `E_ARCHIVE_DEVICE`, `E_ARCHIVE_LINK`, `E_ARCHIVE_PATH`, `E_ARCHIVE_WHITEOUT`, `E_ARCHIVE_XATTR`, `E_LIMIT_XATTR`, `E_LIMIT_ENTRIES`, `E_SYSCALL`;
- * {@link abort} is due after an error. Source: OCI image-spec layer.md; spec/threats.md A.
+ * Throws `E_ARCHIVE_DEVICE`, `E_ARCHIVE_LINK`, `E_ARCHIVE_PATH`, `E_ARCHIVE_WHITEOUT`, `E_ARCHIVE_XATTR`, `E_LIMIT_XATTR`,
+ * `E_LIMIT_ENTRIES`, `E_SYSCALL`; {@link abort} is due after an error. Source: OCI image-spec layer.md; spec/threats.md A.
  */
 export class Extractor implements TarHandler {
   readonly #dirs: StagingDirs;
@@ -79,9 +80,12 @@ export class Extractor implements TarHandler {
   #skippedAufs = 0;
   #file: OpenFile | null = null;
 
-  /** `stagingFd` stays the caller's. `keepAcls` false leaves POSIX access control lists out. */
-  constructor(stagingFd: number, options: { keepAcls: boolean }) {
-    this.#dirs = new StagingDirs(stagingFd);
+  /**
+   * `stagingFd` stays the caller's. `keepAcls` false leaves POSIX access control lists out. `rootTimes` says which times the root has
+   * in the end when no member is for it: the epoch (so that the day of unpacking shows nowhere), or its own.
+   */
+  constructor(stagingFd: number, options: { keepAcls: boolean; rootTimes: 'epoch' | 'own' }) {
+    this.#dirs = new StagingDirs(stagingFd, options.rootTimes);
     this.#parents = new ParentResolver(this.#dirs, this.#whiteouts);
     this.#keepsAcls = options.keepAcls;
   }
@@ -168,6 +172,8 @@ export class Extractor implements TarHandler {
       case 'block':
         this.#device(entry, path);
         return;
+      default:
+        assertNever(entry.type);
     }
   }
 

@@ -27,9 +27,9 @@ export function pumpPlain(fd: number, sink: LayerSink, onRead: OnRead): void {
 const CHUNK_BYTES = 256 * 1024;
 
 /**
- * Gives the contents of a gzip input to a sink; zlib works in a thread of the pool meanwhile. Members one after the other are one stream (RFC 1952, 2.2),
- * `maxMembers` of them at most. Throws `E_COMPRESSION` for data that is no gzip, ends too early, or goes on behind the last member
- * (zlib would ignore zeros there), and what the sink throws.
+ * Gives the contents of a gzip input to a sink; zlib works in a thread of the pool meanwhile. Members one after the other are one
+ * stream (RFC 1952, 2.2), `maxMembers` of them at most. Throws `E_COMPRESSION` for data that is no gzip, ends too early, or goes on
+ * behind the last member (zlib would ignore zeros there), and what the sink throws.
  */
 export async function pumpGzip(fd: number, sink: LayerSink, maxMembers: number, onRead: OnRead): Promise<void> {
   const gunzip = createGunzip({ chunkSize: CHUNK_BYTES, finishFlush: constants.Z_FINISH });

@@ -28,7 +28,8 @@ export class LayerSink {
   }
 
   /**
-   * Processes the first bytes of the buffer taken last. Throws `E_LIMIT_UNPACKED`, `E_LIMIT_RATIO`, and what the reader and its handler throw.
+   * Processes the first bytes of the buffer taken last. Throws `E_LIMIT_UNPACKED`, `E_LIMIT_RATIO`, and what the reader and its handler
+   * throw.
    */
   give(slot: Buffer, length: number): void {
     this.bytes += length;

@@ -12,9 +12,9 @@ const MAX_LINKS = 40;
 const IMPLICIT_MODE = 0o755;
 
 /**
- * Gives the directory that the entries of a path go into. Usually one openat2 that follows nothing; where the path leads over a
- * symlink of the same layer (`var/run -> /run`), the link is resolved below the layer's root, as chroot would, and directories that are missing are made
- * (mode 0755, root, mtime 0). A whiteout on the way gives way to a directory, which then hides what the whiteout hid.
+ * Gives the directory that the entries of a path go into. Usually one openat2 that follows nothing; where the path leads over a symlink
+ * of the same layer (`var/run -> /run`), the link is resolved below the layer's root, as chroot would, and directories that are missing
+ * are made (mode 0755, root, mtime 0). A whiteout on the way gives way to a directory, which then hides what the whiteout hid.
  */
 export class ParentResolver {
   readonly #dirs: StagingDirs;

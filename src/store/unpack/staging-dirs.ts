@@ -36,12 +36,12 @@ const S_ISGID = 0o2000;
 const EMPTY = Buffer.alloc(0);
 
 /**
- * The open directories of a staging tree. Each path is opened from the root's descriptor, once, and kept until {@link flush}: the owner flushes
- * whenever a directory or a symlink is removed, because only that can give a known path another meaning (node-tar's CVE-2021-32803 was
- * a cache that outlived such a change).
+ * The open directories of a staging tree. Each path is opened from the root's descriptor, once, and kept until {@link flush}: the owner
+ * flushes whenever a directory or a symlink is removed, because only that can give a known path another meaning (node-tar's
+ * CVE-2021-32803 was a cache that outlived such a change).
  *
- * Directory times need no list: a directory's entries only change while it is open here, so its mtime is read when it is opened and
- * put back when it is let go.
+ * Directory times need no list: a directory's entries only change while it is open here, so its mtime is read when it is opened and put
+ * back when it is let go.
  */
 export class StagingDirs {
   /** Directories that the layer does not list and that were made to hold what it does. */
@@ -51,12 +51,11 @@ export class StagingDirs {
   #open: StagingDir[] = [];
   readonly #byPath = new Map<string, StagingDir>();
 
-  /**
-   * The descriptor of the root stays the caller's. Until a member for the root says otherwise, the root gets the epoch as its mtime, as implicit
-   * directories do: the layer says nothing, and the day of unpacking must not show in the tree.
-   */
-  constructor(rootFd: number, maxOpen = 128) {
-    this.root = { fd: rootFd, path: '', mtimeSec: 0, mtimeNsec: 0, isSetgid: isSetgid(statFd(rootFd).mode) };
+  /** The descriptor of the root stays the caller's. */
+  constructor(rootFd: number, rootTimes: 'epoch' | 'own', maxOpen = 128) {
+    const { mode, mtimeSec, mtimeNsec } = statFd(rootFd);
+    const times = rootTimes === 'epoch' ? { mtimeSec: 0, mtimeNsec: 0 } : { mtimeSec, mtimeNsec };
+    this.root = { fd: rootFd, path: '', isSetgid: isSetgid(mode), ...times };
     this.#maxOpen = maxOpen;
   }
 

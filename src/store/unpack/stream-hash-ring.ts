@@ -8,8 +8,11 @@ export type HashRing = {
   readonly digest: Uint8Array;
 };
 
-/** Sizes of the ring, and the places of its numbers in `control`: two counters that only grow (and wrap), then a length for each slot. */
-export const RING = { slots: 8, slotBytes: 512 * 1024, given: 0, hashed: 1, lengths: 2 } as const;
+/**
+ * Sizes of the ring (small enough to stay in the processor's cache until it is hashed), and the places of its numbers in `control`: two
+ * counters that only grow (and wrap), then a length for each slot.
+ */
+export const RING = { slots: 16, slotBytes: 128 * 1024, given: 0, hashed: 1, lengths: 2 } as const;
 
 /** Instead of a length: end the hash and store its digest; or drop what was hashed. */
 export const RING_COMMAND = { finish: -1, reset: -2 } as const;

@@ -32,7 +32,10 @@ export type UnpackedLayer = {
   diffId: DiffId;
   entries: number;
   unpackedBytes: number;
-  /** The layer hides everything below it. overlayfs takes no notice of the mark on a layer's root: such a layer must be the lowest one of the stack. */
+  /**
+   * The layer hides everything below it. overlayfs takes no notice of the mark on a layer's root: such a layer must be the lowest one
+   * of the stack.
+   */
   isOpaqueRoot: boolean;
   skippedDevices: number;
   droppedXattrs: number;
@@ -42,7 +45,10 @@ export type UnpackedLayer = {
 
 const HEAP_MIB = 128;
 
-/** The kind of worker that {@link unpackLayer} needs, for a pool of warm ones. SYS_ADMIN and SYS_CHROOT are for its own lock-in, and then out of use by its filter. */
+/**
+ * The kind of worker that {@link unpackLayer} needs, for a pool of warm ones. SYS_ADMIN and SYS_CHROOT are for its own lock-in, and
+ * then out of use by its filter.
+ */
 export function unpackWorkerKind(uidBase: number): WorkerKind {
   return {
     entry: 'store/unpack/unpack-worker.ts',
@@ -53,12 +59,13 @@ export function unpackWorkerKind(uidBase: number): WorkerKind {
 }
 
 /**
- * Unpacks one layer into an empty staging directory, in a confined worker process, and syncs the filesystem. Owners are shifted by `uidBase`, whiteouts
- * become nodes 0:0, opaque directories get `trusted.overlay.opaque`: the one step that needs the daemon's own privilege. After an error, or an abort, the staging
- * directory holds whatever it holds: the caller removes it.
+ * Unpacks one layer into an empty staging directory, in a confined worker process, and syncs the filesystem. Owners are shifted by
+ * `uidBase`, whiteouts become nodes 0:0, opaque directories get `trusted.overlay.opaque`: the one step that needs the daemon's own
+ * privilege. After an error, or an abort, the staging directory holds whatever it holds: the caller removes it.
  *
- * Throws `E_ARCHIVE_*` for a hostile or damaged tar, `E_COMPRESSION`, `E_LIMIT_ENTRIES`, `E_LIMIT_UNPACKED`, `E_LIMIT_RATIO`, `E_LIMIT_XATTR`, `E_TOOL` when zstd is not
- * installed, `E_SYSCALL` (a full disk), `E_WORKER` when the worker dies, and the signal's reason.
+ * Throws `E_ARCHIVE_*` for a hostile or damaged tar, `E_COMPRESSION`, `E_LIMIT_ENTRIES`, `E_LIMIT_UNPACKED`, `E_LIMIT_RATIO`,
+ * `E_LIMIT_XATTR`, `E_TOOL` when zstd is not installed, `E_SYSCALL` (a full disk), `E_WORKER` when the worker dies, and the signal's
+ * reason.
  */
 export async function unpackLayer(request: UnpackLayerRequest): Promise<UnpackedLayer> {
   const { stagingDirFd, uidBase, signal, cgroupFds = [] } = request;
@@ -89,8 +96,8 @@ function call(worker: Worker, request: UnpackLayerRequest, fds: number[]): Promi
 }
 
 /**
- * When zstd fails, the worker only sees its input end early, or end well while zstd found a wrong checksum: then zstd's error is the one to tell. When
- * the worker fails first, zstd dies of its closed pipe, and the worker's error counts.
+ * When zstd fails, the worker only sees its input end early, or end well while zstd found a wrong checksum: then zstd's error is the
+ * one to tell. When the worker fails first, zstd dies of its closed pipe, and the worker's error counts.
  */
 async function callWithZstd(worker: Worker, request: UnpackLayerRequest): Promise<unknown> {
   await using zstd: ZstdProcess = startZstd(request.blobFd, request.uidBase, request.cgroupFds ?? []);

@@ -20,7 +20,7 @@ export const unpackLimitsSchema = z.strictObject({
     .min(0)
     .default(64 * 1024 * 1024),
   /** gzip members or zstd frames; `E_COMPRESSION` beyond. Formats with lazy access have one for each file. */
-  maxMembers: z.int().min(1).default(2_000_000),
+  maxMembers: z.int().min(1).default(500_000),
   /** False leaves POSIX access control lists out. */
   keepAcls: z.boolean().default(true),
 });
@@ -28,7 +28,10 @@ export const unpackLimitsSchema = z.strictObject({
 /** See {@link unpackLimitsSchema}; all numbers set. */
 export type UnpackLimits = z.infer<typeof unpackLimitsSchema>;
 
-/** A request to the worker. With it go the descriptors: the input (the blob, or for zstd a pipe), the staging directory, and for zstd the blob. */
+/**
+ * A request to the worker. With it go the descriptors: the input (the blob, or for zstd a pipe), the staging directory, and for zstd
+ * the blob.
+ */
 export const unpackRequestSchema = z.strictObject({
   compression: z.enum(layerCompressions),
   /** Size of the blob. */

@@ -1,70 +1,9 @@
-/** The entry of a worker process that unpacks layers: everything it will need is loaded here, before it is locked in. */
-import { digestOf } from '../../core/digest.ts';
-import { RootlayerError } from '../../core/errors.ts';
-import { TarReader } from '../../core/tar/reader.ts';
-import { close, setUmask } from '../../host/libc.ts';
-import { seccompArch } from '../../host/seccomp/arch.ts';
-import { compileFilter } from '../../host/seccomp/bpf.ts';
-import { unpackWorkerProfile } from '../../host/seccomp/worker-profiles.ts';
-import { type Report, serveWorker } from '../../host/worker-main.ts';
-import { ContextFilter } from './context-filter.ts';
-import { Extractor } from './extractor.ts';
-import { pumpGzip, pumpPlain } from './layer-input.ts';
-import { LayerSink } from './layer-sink.ts';
+/**
+ * The entry of a worker process that unpacks layers. Everything it will need is loaded here, before it is locked in; the thread starts
+ * first, and the rest is loaded meanwhile.
+ */
 import { StreamHash } from './stream-hash.ts';
-import type { UnpackRequest, UnpackResult } from './unpack-protocol.ts';
-import { checkZstdFrames } from './zstd-frames.ts';
 
-/** User namespaces of stores and jobs are this wide. */
-const MAX_ID = 65_535;
-/** The most that zstd is allowed to hold, see zstd-process.ts. */
-const MAX_WINDOW_BYTES = 128 * 1024 * 1024;
-
-const hash = await StreamHash.start();
-setUmask(0);
-await serveWorker(compileFilter(unpackWorkerProfile, seccompArch()), async (body, fds, report) => {
-  try {
-    // The daemon has checked its request against the schema; loading zod here would double the time that a worker takes to start.
-    return await unpack(body as UnpackRequest, fds, report);
-  } finally {
-    for (const fd of fds) close(fd);
-  }
-});
-
-async function unpack(request: UnpackRequest, fds: readonly number[], report: Report): Promise<UnpackResult> {
-  const { compression, blobBytes, limits } = request;
-  const [inputFd, stagingFd, blobFd = -1] = fds;
-  if (inputFd === undefined || stagingFd === undefined) {
-    throw new RootlayerError('E_PROTOCOL', `Cannot unpack layer: ${fds.length} descriptors came with the request, want 2 or 3`);
-  }
-  const extractor = new Extractor(stagingFd, limits);
-  try {
-    const reader = new TarReader(request.context === null ? extractor : new ContextFilter(request.context, extractor), {
-      maxEntries: limits.maxEntries,
-      maxId: MAX_ID,
-    });
-    const sink = new LayerSink(hash, reader, limits, compression === 'none' ? null : blobBytes);
-    if (compression === 'zstd') {
-      checkZstdFrames(blobFd, blobBytes, { maxFrames: limits.maxMembers, maxWindowBytes: MAX_WINDOW_BYTES });
-      pumpPlain(inputFd, sink, (done) => report({ stage: 'unpack', done, total: null, unit: 'bytes' }));
-    } else {
-      const onRead = (done: number): void => report({ stage: 'unpack', done, total: blobBytes, unit: 'bytes' });
-      if (compression === 'gzip') await pumpGzip(inputFd, sink, limits.maxMembers, onRead);
-      else pumpPlain(inputFd, sink, onRead);
-    }
-    reader.end();
-    const { opaqueDirectories, ...rest } = extractor.finish();
-    return {
-      diffId: digestOf(hash.finish()),
-      unpackedBytes: sink.bytes,
-      entries: reader.entries,
-      opaqueDirectories: opaqueDirectories.map((path) => path.toString('base64')),
-      ...rest,
-    };
-  } catch (error) {
-    hash.reset();
-    throw error;
-  } finally {
-    extractor.abort();
-  }
-}
+const starting = StreamHash.start();
+const { serveUnpacking } = await import('./unpack-handler.ts');
+await serveUnpacking(await starting);

@@ -5,9 +5,9 @@ import { isNoDirectory, type StagingDirs } from './staging-dirs.ts';
 const MAX_BYTES = 16 * 1024 * 1024;
 
 /**
- * Remembers what a layer hides and cannot say by a whiteout node alone, so that the order of members makes no difference: OCI's layer.md says that
- * whiteouts act on lower layers only. A whiteout whose name the same layer also brings needs no node when the name ends as a file; when it
- * ends as a directory, that directory has to be opaque, or the entries of the lower one would shine through.
+ * Remembers what a layer hides and cannot say by a whiteout node alone, so that the order of members makes no difference: OCI's
+ * layer.md says that whiteouts act on lower layers only. A whiteout whose name the same layer also brings needs no node when the name
+ * ends as a file; when it ends as a directory, that directory has to be opaque, or the entries of the lower one would shine through.
  */
 export class WhiteoutLedger {
   readonly #paths = new Set<string>();

@@ -10,8 +10,8 @@ export type XattrVerdict = 'set' | 'acl' | 'default-acl' | 'drop' | 'refuse';
 
 /**
  * Judges an attribute by its name: `user.*` and file capabilities are kept; access control lists have a verdict of their own; what
- * steers overlayfs is refused (a layer could reveal or hide files of others by it), as is everything else in `trusted.`; labels and hashes of security
- * modules mean nothing here and are dropped. Source: spec/threats.md A39, A43, A44; xattr(7).
+ * steers overlayfs is refused (a layer could reveal or hide files of others by it), as is everything else in `trusted.`; labels and
+ * hashes of security modules mean nothing here and are dropped. Source: spec/threats.md A39, A43, A44; xattr(7).
  */
 export function judgeXattr(name: Buffer): XattrVerdict {
   const text = name.toString('latin1');
@@ -43,9 +43,9 @@ export class DroppedXattrs {
 const MAX_NAMES = 16;
 
 /**
- * Sets an attribute and gives false when the filesystem has none of its kind. Ids in a capability or an access control list are translated by the kernel like
- * owners are, since the worker is root of the user namespace. Throws `E_LIMIT_XATTR` when it is too large for the filesystem, `E_ARCHIVE_XATTR` when
- * the kernel calls the value invalid.
+ * Sets an attribute and gives false when the filesystem has none of its kind. Ids in a capability or an access control list are
+ * translated by the kernel like owners are, since the worker is root of the user namespace. Throws `E_LIMIT_XATTR` when it is too large
+ * for the filesystem, `E_ARCHIVE_XATTR` when the kernel calls the value invalid.
  */
 export function applyXattr(fd: number, member: Buffer, { name, value }: Xattr): boolean {
   const invalid = (): RootlayerError => pathError('E_ARCHIVE_XATTR', member, `its attribute "${escapeName(name)}" has no valid value`);

@@ -14,9 +14,10 @@ const DICT_ID_BYTES = [0, 1, 2, 4];
 const CONTENT_SIZE_BYTES = [0, 2, 4, 8];
 
 /**
- * Checks the outer form of a zstd file, without decompressing: frames and skippable frames from the first byte to the last, not too many of them, none with a larger window than the
- * decompressor may hold. The zstd program itself also takes gzip, xz and lz4 where frames are expected, and any number of empty frames; both end
- * here. `fd` is a regular file, read from its start. Throws `E_COMPRESSION`. Source: RFC 8878, 3.1.
+ * Checks the outer form of a zstd file, without decompressing: frames and skippable frames from the first byte to the last, not too
+ * many of them, none with a larger window than the decompressor may hold. The zstd program itself also takes gzip, xz and lz4 where
+ * frames are expected, and any number of empty frames; both end here. `fd` is a regular file, read from its start. Throws
+ * `E_COMPRESSION`. Source: RFC 8878, 3.1.
  */
 export function checkZstdFrames(fd: number, sizeBytes: number, limits: ZstdLimits): void {
   const input = new FrameInput(fd, sizeBytes);

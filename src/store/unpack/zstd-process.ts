@@ -10,7 +10,10 @@ export interface ZstdProcess extends AsyncDisposable {
   readonly outputFd: number;
   /** Due when the worker has its own copy and no more comes of it: zstd then ends instead of waiting for a reader. */
   closeOutput(): void;
-  /** Resolves when it has ended: with null when all was well or its reader went away first, else with `E_COMPRESSION`, or `E_TOOL` when the program is missing. */
+  /**
+   * Resolves when it has ended: with null when all was well or its reader went away first, else with `E_COMPRESSION`, or `E_TOOL` when
+   * the program is missing.
+   */
   readonly ended: Promise<RootlayerError | null>;
 }
 
@@ -20,9 +23,10 @@ const MEMORY = '--memory=128MB';
 const STDERR_KEPT = 2048;
 
 /**
- * Starts the zstd program on a blob, a regular file, from its first byte. Node 20 has no zstd of its own. It runs by way of the launcher: in fresh namespaces without a network, as
- * root of the store's user namespace (which owns nothing that can be reached by path, since the state directory is root's alone), without any
- * capability, with no_new_privs and an empty environment; it dies with the launcher, and that with the daemon.
+ * Starts the zstd program on a blob, a regular file, from its first byte. Node 20 has no zstd of its own. It runs by way of the
+ * launcher: in fresh namespaces without a network, as root of the store's user namespace (which owns nothing that can be reached by
+ * path, since the state directory is root's alone), without any capability, with no_new_privs and an empty environment; it dies with
+ * the launcher, and that with the daemon.
  */
 export function startZstd(blobFd: number, uidBase: number, cgroupFds: readonly number[], program = ZSTD): ZstdProcess {
   const [outputFd, writeFd] = makePipe();

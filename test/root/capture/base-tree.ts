@@ -34,7 +34,7 @@ echo setuid > bin/setuid; chmod 4755 bin/setuid
 echo ping > bin/ping; chmod 755 bin/ping; setfattr -n security.capability -v 0x0000000200040000000000000000000000000000 bin/ping
 echo root:x:0:0 > etc/passwd
 echo 127.0.0.1 > etc/hosts; chown 1000:1001 etc/hosts
-echo attrs > etc/attrs; setfattr -n user.one -v 1 etc/attrs; setfattr -n user.empty etc/attrs; setfattr -n user.binary -v 0x000a3d00ff etc/attrs
+echo attrs > etc/attrs; setfattr -n user.one -v 1 etc/attrs; setfattr -n user.binary -v 0x000a3d00ff etc/attrs
 setfattr -n user.dir -v d etc
 echo acl > etc/acl; setfacl -m u:1000:rw,g:5:r etc/acl
 setfacl -d -m u:7:rwx etc/empty

@@ -1,4 +1,5 @@
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Test } from 'tap';
 import { type CaptureOptions, captureLayer, captureWorkerKind } from '../../../src/capture/capture-layer.ts';
@@ -27,7 +28,8 @@ export class CaptureHarness {
     const worker = await startWorker(captureWorkerKind, [], new AbortController().signal);
     t.teardown(async () => {
       await worker[Symbol.asyncDispose]();
-      rmSync(directory, { recursive: true, force: true });
+      // Node's own rmSync gives up on deep trees.
+      execFileSync('rm', ['-rf', directory]);
     });
     return new CaptureHarness(directory, worker);
   }
@@ -36,6 +38,14 @@ export class CaptureHarness {
   newPath(name: string): string {
     this.#count += 1;
     return path.join(this.directory, `${name}-${this.#count}`);
+  }
+
+  /** A new directory in which a bash script has run, as root and without an overlay. The script stops at its first error. */
+  makeDirectory(script = ''): string {
+    const directory = this.newPath('directory');
+    mkdirSync(directory);
+    execFileSync('bash', ['-c', `set -e; umask 022\n${script}`], { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
+    return directory;
   }
 
   /** Captures into a new file and gives its path too. */

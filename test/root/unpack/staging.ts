@@ -77,14 +77,14 @@ export function makeStaging(directory: string, owner: number): void {
 }
 
 /**
- * Extracts a tar in this very process: as root of the host, with all of its files in reach. What is safe here is safe by the extractor alone, without
- * the walls around the worker.
+ * Extracts a tar in this very process: as root of the host, with all of its files in reach. What is safe here is safe by the extractor
+ * alone, without the walls around the worker.
  */
 export function extractBare(directory: string, tar: Buffer): void {
   makeStaging(directory, 0);
   const umask = process.umask(0);
   const stagingFd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
-  const extractor = new Extractor(stagingFd, { keepAcls: true });
+  const extractor = new Extractor(stagingFd, { keepAcls: true, rootTimes: 'epoch' });
   try {
     const reader = new TarReader(extractor, { maxId: 65_535 });
     reader.write(tar);
@@ -98,8 +98,8 @@ export function extractBare(directory: string, tar: Buffer): void {
 }
 
 /**
- * Gives workers to several calls each, to save their starts. That a worker goes on after any error is a property of its own, and shown by every
- * test that uses this.
+ * Gives workers to several calls each, to save their starts. That a worker goes on after any error is a property of its own, and shown
+ * by every test that uses this.
  */
 export class WorkerShare implements AsyncDisposable {
   readonly #usesEach: number;
@@ -140,8 +140,8 @@ export async function codeOf(work: () => unknown): Promise<string> {
 }
 
 /**
- * A tree in a few words, sorted: `dir/`, `dir/ opaque`, `file=content`, `link->target`, `fifo|`, `name!` for a whiteout, `name==other` for a second name of a file, and
- * `name%` for anything else. Bytes are escaped, long contents cut.
+ * A tree in a few words, sorted: `dir/`, `dir/ opaque`, `file=content`, `link->target`, `fifo|`, `name!` for a whiteout, `name==other`
+ * for a second name of a file, and `name%` for anything else. Bytes are escaped, long contents cut.
  */
 export function sketch(directory: string): string[] {
   const lines: string[] = [];

@@ -89,7 +89,6 @@ t.test('mergeConfig() follows a rule for each member', async (t) => {
     WorkingDir: '/srv',
     StopSignal: 'SIGTERM',
     Other: 7,
-    Image: null,
   };
   const rows: [string, Record<string, unknown> | null, object][] = [
     ['nothing', null, {}],
@@ -112,10 +111,9 @@ t.test('mergeConfig() follows a rule for each member', async (t) => {
     ],
     ['StopSignal replaced', { StopSignal: '9' }, { StopSignal: '9' }],
   ];
-  const { Image: _, ...expected } = base;
   for (const [name, override, change] of rows) {
-    const want = Object.fromEntries(Object.entries({ ...expected, ...change }).filter(([, value]) => value !== undefined));
-    t.same(mergeConfig(base, override), want, name);
+    const want = Object.fromEntries(Object.entries({ ...base, ...change }).filter(([, value]) => value !== undefined));
+    t.same(mergeConfig({ ...base, Image: null }, override), want, name);
   }
 });
 

@@ -49,6 +49,21 @@ t.test('TapTally names a failed test by its path and gives its diagnostics', asy
   t.strictSame(counted, { passed: 1, failures: [{ name: 'outer > one', detail: 'a\nfound: 1' }], skips: [] });
 });
 
+t.test('TapTally shows what a child program printed as text', async (t) => {
+  const counted = tally(
+    'not ok 1 - a',
+    '  ---',
+    '  stderr:',
+    '    type: Buffer',
+    '    data:',
+    '      - 104',
+    '      - 105',
+    '  ...',
+    '1..1',
+  );
+  t.strictSame(counted.failures, [{ name: 'a', detail: 'a\nstderr: "hi"' }]);
+});
+
 t.test('TapTally counts an assertion that fails beside subtests', async (t) => {
   const counted = tally(
     '# Subtest: outer',

@@ -329,7 +329,7 @@ t.test('interpretArchive() refuses hostile archives', async (t) => {
     ['A64 a link out of the archive', docker({ Layers: ['l', 'b.tar'] }, [['l', { symlink: '../x' }]]), 'E_ARCHIVE_LINK'],
     ['A64 an absolute link', docker({ Layers: ['l', 'b.tar'] }, [['l', { symlink: '/etc/shadow' }]]), 'E_ARCHIVE_LINK'],
     ['A64 an absolute hard link', docker({ Layers: ['l', 'b.tar'] }, [['l', { hardlink: '/etc/shadow' }]]), 'E_ARCHIVE_LINK'],
-    ['A64 a link to a directory above', docker({ Layers: ['x/l', 'b.tar'] }, [['x/l', { symlink: '..' }]]), 'E_MANIFEST'],
+    ['A64 a link to a directory above', docker({ Layers: ['x/l', 'b.tar'] }, [['x/l', { symlink: '..' }]]), 'E_ARCHIVE_LINK'],
     [
       'A64 links in a circle',
       docker({ Layers: ['l', 'b.tar'] }, [

@@ -1,0 +1,66 @@
+import process from 'node:process';
+import type { Bench, ScenarioMaker } from './bench.ts';
+import { CpuAccount } from './cpu-account.ts';
+import { readFacts } from './facts.ts';
+import { makeBase } from './inputs.ts';
+import { type Row, runScenario } from './measure.ts';
+import { type Options, parseOptions } from './options.ts';
+import { formatJson, formatMarkdown, formatText, type Report } from './report.ts';
+import { importArchive } from './scenarios/importing.ts';
+import { files, noop } from './scenarios/jobs.ts';
+import { memory } from './scenarios/memory.ts';
+import { packBig, packDebian, packSmall } from './scenarios/packing.ts';
+import { unpackGzip, unpackPlain } from './scenarios/unpacking.ts';
+import { openWorkspace } from './workspace.ts';
+
+const SCENARIOS: ScenarioMaker[] = [noop, files, packDebian, packSmall, packBig, unpackPlain, unpackGzip, importArchive, memory];
+
+const FORMATS = { text: formatText, markdown: formatMarkdown, json: formatJson } satisfies Record<
+  Options['format'],
+  (report: Report) => string
+>;
+
+/** Measures what the arguments choose, and prints the table. Give `ROOTLAYER_BENCH_BASE`, a docker-archive. */
+async function main(): Promise<number> {
+  const args = process.argv.slice(2);
+  const options = parseOptions(args);
+  const chosen = SCENARIOS.filter(({ name }) => options.only.test(name));
+  if (chosen.length === 0)
+    throw new Error(`Cannot find a scenario for ${options.only}: there are ${SCENARIOS.map(({ name }) => name).join(', ')}`);
+  const stop = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => stop.abort(new Error('Cannot go on: interrupted')));
+  const rows = await measureAll(chosen, options, stop.signal);
+  const command = ['scripts/bench', ...args].join(' ');
+  process.stdout.write(FORMATS[options.format]({ facts: await readFacts(options.state), rounds: options.rounds, command, rows }));
+  return 0;
+}
+
+async function measureAll(chosen: ScenarioMaker[], options: Options, signal: AbortSignal): Promise<Row[]> {
+  const source = process.env['ROOTLAYER_BENCH_BASE'];
+  if (source === undefined) throw new Error('Cannot measure without ROOTLAYER_BENCH_BASE: run scripts/bench');
+  const cpu = CpuAccount.open();
+  try {
+    await using workspace = await openWorkspace(options.state);
+    const bench: Bench = { workspace, cpu, signal, base: await makeBase(workspace, source) };
+    const rows: Row[] = [];
+    for (const { name, open } of chosen) {
+      process.stderr.write(`bench: ${name}\n`);
+      const scenario = await open(bench);
+      try {
+        rows.push(...(await runScenario(scenario, options.rounds, cpu, signal)));
+      } finally {
+        await scenario.close();
+      }
+    }
+    return rows;
+  } finally {
+    cpu.close();
+  }
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+}
