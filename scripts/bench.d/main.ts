@@ -21,7 +21,7 @@ const FORMATS = { text: formatText, markdown: formatMarkdown, json: formatJson }
 >;
 
 /** Measures what the arguments choose, and prints the table. Give `ROOTLAYER_BENCH_BASE`, a docker-archive. */
-async function main(): Promise<number> {
+async function main(): Promise<void> {
   const args = process.argv.slice(2);
   const options = parseOptions(args);
   const chosen = SCENARIOS.filter(({ name }) => options.only.test(name));
@@ -32,7 +32,6 @@ async function main(): Promise<number> {
   const rows = await measureAll(chosen, options, stop.signal);
   const command = ['scripts/bench', ...args].join(' ');
   process.stdout.write(FORMATS[options.format]({ facts: await readFacts(options.state), rounds: options.rounds, command, rows }));
-  return 0;
 }
 
 async function measureAll(chosen: ScenarioMaker[], options: Options, signal: AbortSignal): Promise<Row[]> {
@@ -43,13 +42,14 @@ async function measureAll(chosen: ScenarioMaker[], options: Options, signal: Abo
     await using workspace = await openWorkspace(options.state);
     const bench: Bench = { workspace, cpu, signal, base: await makeBase(workspace, source) };
     const rows: Row[] = [];
-    for (const { name, open } of chosen) {
-      process.stderr.write(`bench: ${name}\n`);
-      const scenario = await open(bench);
+    for (const maker of chosen) {
+      process.stderr.write(`bench: ${maker.name}\n`);
+      // One that fails must not cost the figures of the others.
       try {
-        rows.push(...(await runScenario(scenario, options.rounds, cpu, signal)));
-      } finally {
-        await scenario.close();
+        rows.push(...(await measureOne(maker, bench, options.rounds)));
+      } catch (error) {
+        signal.throwIfAborted();
+        fail(`${maker.name}: ${describe(error)}`);
       }
     }
     return rows;
@@ -58,9 +58,26 @@ async function measureAll(chosen: ScenarioMaker[], options: Options, signal: Abo
   }
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`);
+async function measureOne(maker: ScenarioMaker, bench: Bench, rounds: number): Promise<Row[]> {
+  const scenario = await maker.open(bench);
+  try {
+    return await runScenario(scenario, rounds, bench.cpu, bench.signal);
+  } finally {
+    await scenario.close();
+  }
+}
+
+function fail(message: string): void {
+  process.stderr.write(`bench: ${message}\n`);
   process.exitCode = 1;
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+try {
+  await main();
+} catch (error) {
+  fail(describe(error));
 }

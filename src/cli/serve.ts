@@ -10,6 +10,7 @@ import { createEngine, type EngineOptions } from '../engine.ts';
 import { closeOnExecFrom } from '../host/libc.ts';
 import { type Notifier, takeNotifier } from '../host/sd-notify.ts';
 import type { DaemonOptions } from './commands/daemon.ts';
+import { engineName } from './session.ts';
 
 /** Answers that are on their way when everything else has ended. */
 const LAST_ANSWERS_MS = 5000;
@@ -104,6 +105,7 @@ function readEngineOptions(options: DaemonOptions): EngineOptions {
   const queuedPerUid = readCount('--max-queued-per-user', options.maxQueuedPerUser);
   return {
     stateDir: options.stateDir,
+    name: engineName(options.stateDir),
     keepWarm: true,
     allowDegraded: options.allowDegraded === true,
     queue: {

@@ -32,6 +32,8 @@ export type Launched = {
   usernsPid: Promise<number>;
   /** Resolves when the overlay's descriptor is on the socket (mode `overlay`). */
   mounted: Promise<void>;
+  /** Ends the program at once; the launcher reaps it and tells the end. */
+  kill(): void;
 };
 
 /** First descriptor number under which the launcher sees the `fds` that it is given. */
@@ -57,7 +59,18 @@ export function launch(
   const report = readStatus(child, status);
   request.on('error', () => {}); // a launcher that died early says so on its status descriptor
   request.end(encode([['status', STATUS_FD], ...records]));
-  return { child, socket: socket as Launched['socket'], ...report };
+  return { child, socket: socket as Launched['socket'], ...report, kill: () => end(child) };
+}
+
+const KILL_GRACE_MS = 2000;
+
+/** The launcher ends its child on SIGTERM. Should it not answer, its own death takes the child with it. */
+function end(child: ChildProcess): void {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), KILL_GRACE_MS);
+  timer.unref();
+  child.once('exit', () => clearTimeout(timer));
 }
 
 function encode(records: LauncherRecords): Buffer {

@@ -167,7 +167,7 @@ class WorkerProcess implements Worker {
   }
 
   #kill(): void {
-    this.#launched.child.kill('SIGKILL');
+    this.#launched.kill();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -17,7 +17,7 @@ const STDERR_KEPT = 1000;
 export async function* filtered(inputFd: number, program: FilterProgram, uidBase: number, signal: AbortSignal): AsyncGenerator<Buffer> {
   const { launched, output, words } = start(inputFd, program, uidBase);
   const stop = (): void => {
-    launched.child.kill('SIGKILL');
+    launched.kill();
     output.destroy(signal.reason instanceof Error ? signal.reason : new Error('aborted'));
   };
   try {
@@ -29,7 +29,7 @@ export async function* filtered(inputFd: number, program: FilterProgram, uidBase
     throw new RootlayerError('E_COMPRESSION', `Cannot run ${program.name}: ${words().trim() || JSON.stringify(end)}`);
   } finally {
     signal.removeEventListener('abort', stop);
-    launched.child.kill('SIGKILL');
+    launched.kill();
     output.destroy();
     await launched.ended;
     launched.socket.destroy();

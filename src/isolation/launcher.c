@@ -519,6 +519,14 @@ static void relay_start(int job) {
   }
 }
 
+/* Asked to end, the launcher ends its child and still reaps it: killed itself, it would leave a zombie to the machine's init. */
+static volatile pid_t child_to_end;
+
+static void end_child(int signal_number) {
+  (void)signal_number;
+  kill(child_to_end, SIGKILL);
+}
+
 static int run(int job) {
   int release[2];
   must(pipe2(release, O_CLOEXEC), "pipe");
@@ -539,6 +547,9 @@ static int run(int job) {
     if (job) job_child(release[0]);
     worker_child(release[0]);
   }
+  child_to_end = (pid_t)child;
+  struct sigaction on_end = {.sa_handler = end_child};
+  must(sigaction(SIGTERM, &on_end, NULL), "signal");
   close(errors[1]);
   close(release[0]);
   admit((pid_t)child);

@@ -52,7 +52,6 @@ const JOB_CAPABILITIES =
   CAP.SYS_CHROOT |
   CAP.AUDIT_WRITE |
   CAP.SETFCAP;
-const KILL_GRACE_MS = 1000;
 const ALL_CAPABILITIES = (1n << 63n) - 1n;
 
 /** Starts the launcher that becomes the program. Source of the order of its steps: isolation/launcher.c. */
@@ -85,8 +84,7 @@ export function startSandbox(parts: SandboxParts): Sandbox {
     ended: launched.ended,
     kill() {
       parts.cgroup.kill();
-      // The launcher outlives its child by a moment and tells how it ended; where no group can be killed, its own death is the child's.
-      setTimeout(() => launched.child.kill('SIGKILL'), parts.cgroup.procsFds.length === 0 ? 0 : KILL_GRACE_MS).unref();
+      launched.kill();
     },
   };
 }

@@ -76,6 +76,8 @@ export class JobService {
         hint: 'Submit the job again.',
       });
       this.#parts.table.update({ ...record, state: 'lost', finishedAt: new Date().toISOString(), error: error.toBody() });
+      // The kill may have come between its layer and the last line of the journal.
+      this.#parts.releaseLayer(record);
     }
   }
 

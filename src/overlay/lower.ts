@@ -61,7 +61,13 @@ export async function openLowerView(mounter: OverlayMounter, lowerFds: number[])
   const [only] = lowerFds;
   if (only === undefined) throw new RootlayerError('E_INTERNAL', 'Cannot open the view of no layers');
   if (lowerFds.length === 1) return openAt(only, '.', O_RDONLY | O_DIRECTORY);
-  return await mounter.mount({ lowerFds, upper: null }, READ_ONLY);
+  const mountFd = await mounter.mount({ lowerFds, upper: null }, READ_ONLY);
+  try {
+    // A mount's own descriptor is like one of O_PATH: attributes cannot be read through it.
+    return openAt(mountFd, '.', O_RDONLY | O_DIRECTORY);
+  } finally {
+    close(mountFd);
+  }
 }
 
 /** The status of a top-level directory as the merged layers (topmost first) show it, or null when it is not a directory there. */

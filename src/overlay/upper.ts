@@ -57,7 +57,8 @@ const ATTRIBUTES = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME;
  */
 export class UpperFactory {
   readonly #directory: string;
-  readonly #templates = new Map<string, Template>();
+  readonly #templates = new Map<string, Promise<Template>>();
+  #made = 0;
 
   /** `directory` takes the images; they are unlinked as soon as they are attached. */
   constructor(directory: string) {
@@ -100,11 +101,14 @@ export class UpperFactory {
     }
   }
 
-  async #template(limits: UpperLimits): Promise<Template> {
+  /** Jobs that start together wait for one mkfs. */
+  #template(limits: UpperLimits): Promise<Template> {
     const key = `${limits.diskBytes}-${limits.inodes}`;
     const known = this.#templates.get(key);
     if (known !== undefined) return known;
-    const template = await makeTemplate(join(this.#directory, `template-${key}-${process.pid}.img`), limits);
+    this.#made += 1;
+    const template = makeTemplate(join(this.#directory, `template-${this.#made}.img`), limits);
+    template.catch(() => this.#templates.delete(key));
     const oldest = this.#templates.keys().next().value;
     if (this.#templates.size >= MAX_TEMPLATES && oldest !== undefined) this.#templates.delete(oldest);
     this.#templates.set(key, template);

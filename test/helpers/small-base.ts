@@ -12,7 +12,7 @@ const TOOLS = [
     (name) => `./usr/lib/*-linux-gnu*/${name}`,
   ),
   './usr/lib/*-linux-gnu*/perl-base/strict.pm',
-  ...['./bin', './lib', './lib64', './usr/lib64/*', './usr/lib/ld-linux*'],
+  ...['./bin', './lib*', './usr/lib*/ld-linux*'],
 ];
 
 /** Where the tree of `makeBaseTree` is in the small base. */

@@ -22,6 +22,7 @@ import {
 } from '../root/unpack/staging.ts';
 
 requires(t, 'root', 'userns', 'launcher', 'zstd');
+t.setTimeout(300_000);
 
 const MIB = 1024 * 1024;
 const scratch = makeScratch('compression');
@@ -276,7 +277,8 @@ t.test('startZstd() ends with its disposal', async (t) => {
   writeFileSync(file, zstd(Buffer.alloc(64 * MIB)));
   const fd = openSync(file, 'r');
   {
-    await using _process = startZstd(fd, storeUidBase, []);
+    await using process = startZstd(fd, storeUidBase, []);
+    t.ok(process.outputFd > 2);
     t.not(childrenOf('self').length, 0, 'it waits for a reader');
   }
   closeSync(fd);

@@ -13,6 +13,7 @@ import { makeCanary, snapshot } from '../root/unpack/canary.ts';
 import { census, codeOf, extractBare, makeScratch, removeScratch, unpackTo, WorkerShare } from '../root/unpack/staging.ts';
 
 requires(t, 'root', 'userns', 'launcher', 'find', 'getcap');
+t.setTimeout(300_000);
 
 const scratch = makeScratch('host');
 chmodSync(scratch, 0o755);

@@ -18,6 +18,7 @@ import {
 } from '../root/unpack/staging.ts';
 
 requires(t, 'root', 'userns', 'launcher');
+t.setTimeout(300_000);
 
 const scratch = makeScratch('archives');
 const canary = path.join(scratch, 'canary');

@@ -1,6 +1,6 @@
 /** Hostile upper directories, through the real worker. The ids are those of the threat model, part C. */
 import { execFileSync, spawn } from 'node:child_process';
-import { closeSync, constants, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import t, { type Test } from 'tap';
@@ -93,12 +93,23 @@ function deepTree(depth: number): string {
   return `perl -e 'for (1..${depth}) { mkdir("n" x 200) && chdir("n" x 200) or die } open(F, ">", "leaf") or die; print F "deep"'`;
 }
 
-t.test('captureLayer() refuses what a layer must not hold', async (t) => {
+t.test('captureLayer() refuses what a layer must not hold, and lets go of it', async (t) => {
+  await harness.capture(harness.makeDirectory(), null);
+  const before = await heldByWorker();
   for (const { name, script, code, says, options } of REFUSED) {
     const upper = harness.makeDirectory(script);
     await rejectsWith(t, harness.capture(upper, null, options), code, says, name);
   }
+  t.strictSame(await heldByWorker(), before, 'descriptors and current directory of the worker');
 });
+
+/** What could keep a mount busy: how many descriptors the file's own worker has open, and its current directory. */
+async function heldByWorker(): Promise<{ descriptors: number; directory: string }> {
+  // After an answer the worker only waits for the next request.
+  await harness.capture(harness.makeDirectory(), null);
+  const worker = descendants(process.pid).findLast((pid) => peakMemoryKib(pid) > 0) ?? 0;
+  return { descriptors: readdirSync(`/proc/${worker}/fd`).length, directory: readlinkSync(`/proc/${worker}/cwd`) };
+}
 
 async function rejectsWith(t: Test, work: Promise<unknown>, code: string, says: RegExp, name: string): Promise<void> {
   const error = await work.then(

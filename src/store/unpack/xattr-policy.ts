@@ -59,7 +59,7 @@ export function applyXattr(fd: number, member: Buffer, { name, value }: Xattr): 
     if (isErrno(error, 'E2BIG', 'ERANGE', 'ENOSPC', 'EDQUOT')) {
       throw new RootlayerError(
         'E_LIMIT_XATTR',
-        `Cannot unpack member "${escapeName(member)}": attribute "${escapeName(name)}" of ${value.length} bytes does not fit the filesystem`,
+        `Cannot unpack member "${escapeName(member)}": attribute "${escapeName(name)}" of ${value.length} bytes does not fit`,
         { cause: error },
       );
     }

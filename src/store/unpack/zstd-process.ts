@@ -34,7 +34,7 @@ export function startZstd(blobFd: number, uidBase: number, cgroupFds: readonly n
   try {
     // A description of its own: the caller's offset stays where it is.
     inputFd = openSync(`/proc/self/fd/${blobFd}`, constants.O_RDONLY);
-    const { child, socket, ended } = launch(
+    const { child, socket, ended, kill } = launch(
       'worker',
       [
         ['userns', uidBase],
@@ -63,7 +63,7 @@ export function startZstd(blobFd: number, uidBase: number, cgroupFds: readonly n
       closeOutput,
       ended: ended.then((end) => toError(end, program, stderr)),
       async [Symbol.asyncDispose](): Promise<void> {
-        child.kill('SIGKILL');
+        kill();
         await ended;
         socket.destroy();
         closeOutput();

@@ -25,6 +25,7 @@ import { diffTrees, listTree, type TreeEntry } from '../../helpers/tree.ts';
 import { census, makeScratch, removeScratch, unpackTo } from './staging.ts';
 
 requires(t, 'root', 'userns', 'launcher', 'tar', 'zstd', 'unshare', 'overlay');
+t.setTimeout(300_000);
 
 const scratch = makeScratch('unpack');
 const at = (...parts: string[]): string => path.join(scratch, ...parts);

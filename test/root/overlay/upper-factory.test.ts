@@ -1,0 +1,32 @@
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t from 'tap';
+import { UpperFactory } from '../../../src/overlay/upper.ts';
+import { requires } from '../../helpers/requires.ts';
+
+const LIMITS = { diskBytes: 64 * 1024 * 1024, inodes: 1024 };
+
+t.test('create() makes uppers for several jobs of one size that start together', async (t) => {
+  if (!requires(t, 'root', 'loop')) return;
+  const directory = mkdtempSync(join(tmpdir(), 'upper-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const factory = new UpperFactory(directory);
+  const uppers = await Promise.all(['a', 'b', 'c'].map((label) => factory.create(LIMITS, null, label)));
+  t.same(
+    uppers.map((upper) => upper.usage().inodes > 0),
+    [true, true, true],
+  );
+  for (const upper of uppers) await upper.close();
+  t.same(readdirSync(directory), [], 'neither an image nor a template is left');
+});
+
+t.test('create() tries again after a size that mkfs refused', async (t) => {
+  if (!requires(t, 'root', 'loop')) return;
+  const directory = mkdtempSync(join(tmpdir(), 'upper-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const factory = new UpperFactory(directory);
+  const impossible = { diskBytes: 16 * 1024 * 1024, inodes: 1_000_000 };
+  for (const label of ['a', 'b']) await t.rejects(factory.create(impossible, null, label), { code: 'E_USAGE' });
+  t.same(readdirSync(directory), []);
+});
