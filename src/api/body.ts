@@ -14,7 +14,7 @@ export async function readJsonBody(request: IncomingMessage, signal: AbortSignal
   if (!/^application\/json\s*(?:;|$)/i.test(contentType)) {
     throw new RootlayerError('E_PROTOCOL', 'Cannot read request body: want Content-Type application/json');
   }
-  const bytes = await readBytes(request, AbortSignal.any([signal, AbortSignal.timeout(MAX_JSON_TIME_MS)]));
+  const bytes = await readBytes(request, signal);
   return parseStrictJson(bytes, { maxBytes: MAX_JSON_BYTES, maxDepth: MAX_DEPTH, code: 'E_PROTOCOL', what: 'request body' });
 }
 
@@ -23,7 +23,9 @@ function readBytes(request: IncomingMessage, signal: AbortSignal): Promise<Buffe
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
+    const timer = setTimeout(() => onAbort(), MAX_JSON_TIME_MS);
     const settle = (finish: () => void): void => {
+      clearTimeout(timer);
       request.off('data', onData).off('end', onEnd).off('error', onError);
       signal.removeEventListener('abort', onAbort);
       finish();

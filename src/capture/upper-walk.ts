@@ -27,7 +27,7 @@ const MAX_ID = 65_535;
 type Frame = {
   readonly names: NameList;
   next: number;
-  readonly file: PackedFile;
+  readonly facts: FileFacts;
   /** Length of its path in the path buffer, and of its parent's. */
   readonly pathLength: number;
   readonly parentLength: number;
@@ -104,11 +104,11 @@ export class UpperWalk implements Disposable {
     }
   }
 
+  /** Overlayfs takes the roots of all its layers together, whatever marks they have. */
   #startRoot(): void {
     const facts = this.#directoryFacts();
-    const hasLower = this.#lower !== null && facts.xattrs.opaque !== 'y';
     const isSame = this.#lower?.isSameDirectory(facts) ?? isPlainRoot(facts);
-    this.#push(facts, 0, hasLower);
+    this.#push(facts, 0, this.#lower !== null);
     if (!isSame || !this.#leavesOut()) this.#giveDirectories();
     this.#giveDeletions();
   }
@@ -134,7 +134,7 @@ export class UpperWalk implements Disposable {
     this.#frames.push({
       names: NameList.read(this.#upper.fd),
       next: 0,
-      file: this.#packedFile(facts, 'directory'),
+      facts,
       pathLength: this.#path.length,
       parentLength,
       hasLower,
@@ -156,7 +156,7 @@ export class UpperWalk implements Disposable {
   #giveDirectories(): void {
     for (; this.#given < this.#frames.length; this.#given += 1) {
       const frame = this.#frames[this.#given];
-      if (frame !== undefined) this.#packer.addFile(this.#path.upTo(frame.pathLength), frame.file, null);
+      if (frame !== undefined) this.#give(this.#path.upTo(frame.pathLength), frame.facts, 'directory', null);
     }
   }
 
@@ -215,7 +215,7 @@ export class UpperWalk implements Disposable {
     }
     if ((type === 'char' || type === 'block') && this.#options.devices === 'refuse') throw deviceRefused(this.#path.of(name), facts.stat);
     this.#giveDirectories();
-    this.#packer.addFile(this.#path.of(name), this.#packedFile(facts, type), bodyFd);
+    this.#give(this.#path.of(name), facts, type, bodyFd);
   }
 
   #directoryFacts(): FileFacts {
@@ -225,11 +225,11 @@ export class UpperWalk implements Disposable {
     return factsOfFd(fd, stat, () => this.where(), this.#options.maxXattrBytes);
   }
 
-  #packedFile(facts: FileFacts, type: PackedFile['type']): PackedFile {
-    const { stat, target, xattrs } = facts;
-    if (stat.uid > MAX_ID || stat.gid > MAX_ID) throw ownerRefused(this.where(), stat);
-    for (const name of xattrs.dropped) this.#warnings.add(`the attribute "${name}"`, this.where());
-    return { type, stat, mtimeSec: this.#options.mtimeOf(stat), target, xattrs: this.#options.compat === 'seed' ? [] : xattrs.kept };
+  #give(path: Buffer, { stat, target, xattrs }: FileFacts, type: PackedFile['type'], bodyFd: number | null): void {
+    if (stat.uid > MAX_ID || stat.gid > MAX_ID) throw ownerRefused(path, stat);
+    for (const name of xattrs.dropped) this.#warnings.add(`the attribute "${name}"`, path);
+    const kept = this.#options.compat === 'seed' ? [] : xattrs.kept;
+    this.#packer.addFile(path, { type, stat, mtimeSec: this.#options.mtimeOf(stat), target, xattrs: kept }, bodyFd);
   }
 
   #leavesOut(): boolean {

@@ -60,15 +60,22 @@ function openSocket(server: ApiServer, isActivated: boolean, socket: string, gid
   return isActivated ? listenOnInherited(server.http) : listenOnPath(server.http, socket, gid);
 }
 
-/** Resolves at the first signal; what it gives aborts when the time is over or a second signal comes. */
+/**
+ * Resolves at the first signal; what it gives aborts when the time is over or a second signal comes. NOTE: AbortSignal.any() over a timeout does not
+ * keep the timeout alive on Node 20.
+ */
 function untilToldToEnd(drainMs: number): Promise<AbortSignal> {
-  const second = new AbortController();
+  const drain = new AbortController();
   return new Promise((resolve) => {
     let isFirst = true;
     const onSignal = (): void => {
-      if (!isFirst) second.abort();
+      if (!isFirst) {
+        drain.abort();
+        return;
+      }
       isFirst = false;
-      resolve(AbortSignal.any([second.signal, AbortSignal.timeout(drainMs)]));
+      setTimeout(() => drain.abort(), drainMs).unref();
+      resolve(drain.signal);
     };
     process.on('SIGTERM', onSignal);
     process.on('SIGINT', onSignal);

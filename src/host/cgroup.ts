@@ -251,8 +251,11 @@ function readHierarchies(): Mounted[] {
       }
     }
   }
-  // v2 first: a controller that it offers is not mounted in v1.
-  return found.sort((a, b) => b.version - a.version);
+  // v2 first: a controller that it offers is not mounted in v1. A hierarchy that is mounted twice is one.
+  const hierarchies = new Map(
+    found.map((mounted) => [`${mounted.version} ${mounted.controllers.join()}`, mounted]).reverse() as [string, Mounted][],
+  );
+  return [...hierarchies.values()].sort((a, b) => b.version - a.version);
 }
 
 function placeBelow(point: string, root: string, own: string): string {

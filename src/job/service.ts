@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Deferred, deferred } from '../core/deferred.ts';
 import type { Caller } from '../core/engine.ts';
@@ -69,7 +69,7 @@ export class JobService {
     this.#queue = new JobQueue(parts.queue);
   }
 
-  /** Tells the truth about jobs that an earlier daemon left unfinished: they are lost. */
+  /** Tells the truth about jobs that an earlier daemon left unfinished: they are lost. Directories of jobs that the journal does not have go. */
   recover(): void {
     for (const record of this.#parts.table.unfinished()) {
       const error = new RootlayerError('E_JOB_LOST', 'The daemon ended while the job was running or waiting', {
@@ -78,6 +78,9 @@ export class JobService {
       this.#parts.table.update({ ...record, state: 'lost', finishedAt: new Date().toISOString(), error: error.toBody() });
       // The kill may have come between its layer and the last line of the journal.
       this.#parts.releaseLayer(record);
+    }
+    for (const name of readdirSync(this.#parts.directory)) {
+      if (this.#parts.table.get(name as JobId) === null) rmSync(join(this.#parts.directory, name), { recursive: true, force: true });
     }
   }
 

@@ -6,6 +6,9 @@ import { migrations } from './migrations.ts';
 /** An open state database. Rows come as the schema of {@link migrations} has them. */
 export type Database = Sqlite.Database;
 
+/** A prepared statement of a {@link Database}. */
+export type Statement = Sqlite.Statement;
+
 /**
  * Opens the state database, made or brought up to date as needed; before an upgrade the whole of it is copied to `<file>.v<version>`. Every commit is
  * on disk when it returns. The caller closes it. Throws `E_STATE` for a file that is no database, is damaged, or comes from a newer rootlayer.

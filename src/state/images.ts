@@ -1,6 +1,6 @@
 import type { DiffId, Digest } from '../core/digest.ts';
 import type { Compression, ImageRecord } from '../core/image.ts';
-import type { Database } from './database.ts';
+import type { Database, Statement } from './database.ts';
 
 /** An image to be listed: its blobs must be in the blob directory. */
 export type NewImage = {
@@ -39,6 +39,7 @@ export type ListedLayer = {
  */
 export class ImageTable {
   readonly #database: Database;
+  readonly #statements = new Map<string, Statement>();
 
   constructor(database: Database) {
     this.#database = database;
@@ -245,15 +246,23 @@ export class ImageTable {
   }
 
   #run(sql: string, ...values: unknown[]): { lastInsertRowid: number | bigint } {
-    return this.#database.prepare(sql).run(...values);
+    return this.#statement(sql).run(...values);
   }
 
   #get(sql: string, ...values: unknown[]): unknown {
-    return this.#database.prepare(sql).get(...values);
+    return this.#statement(sql).get(...values);
   }
 
   #all(sql: string, ...values: unknown[]): unknown[] {
-    return this.#database.prepare(sql).all(...values);
+    return this.#statement(sql).all(...values);
+  }
+
+  #statement(sql: string): Statement {
+    const known = this.#statements.get(sql);
+    if (known !== undefined) return known;
+    const prepared = this.#database.prepare(sql);
+    this.#statements.set(sql, prepared);
+    return prepared;
   }
 }
 

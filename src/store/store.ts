@@ -6,21 +6,19 @@ import { type DiffId, type Digest, digestOf, hexOf } from '../core/digest.ts';
 import type { Progress } from '../core/engine.ts';
 import { RootlayerError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image.ts';
-import { type ImageConfig, parseImageConfig } from '../core/image-config.ts';
+import { diffIdsOf, type ImageConfig, parseImageConfig } from '../core/image-config.ts';
 import { parseImageName, parseImageRef } from '../core/reference.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
-import { AT_FDCWD, close, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, openAt } from '../host/libc.ts';
+import { AT_FDCWD, close, O_DIRECTORY, O_RDONLY, openAt } from '../host/libc.ts';
 import { WorkerPool } from '../host/worker-pool.ts';
 import { type Database, openDatabase } from '../state/database.ts';
 import { ImageTable, type ListedLayer, type NewLayer } from '../state/images.ts';
-import { type ArchiveFile, compressionOf } from './ingest/archive-files.ts';
-import type { ArchiveImage, ArchiveLayer } from './ingest/candidate.ts';
-import { type Ingested, type IngestLimits, type IngestSource, ingestArchive, ingestWorkerKind } from './ingest/ingest.ts';
-import { interpretArchive } from './ingest/interpret.ts';
+import { type Admit, Importer, type ImportOptions } from './importer.ts';
+import type { IngestLimits, IngestSource } from './ingest/ingest.ts';
 import { LayerStore } from './layers.ts';
-import { type SealedFile, StateLayout, sealFile, type WorkDir } from './layout.ts';
+import { StateLayout, sealFile } from './layout.ts';
 import { type LeaseKey, LeaseTable } from './leases.ts';
-import { hostPlatform } from './platform.ts';
+import { type Recovery, recoverLayout } from './recovery.ts';
 import { unpackWorkerKind } from './unpack/unpack-layer.ts';
 import type { UnpackLimits } from './unpack/unpack-protocol.ts';
 
@@ -33,13 +31,10 @@ export type StoreOptions = {
   /** Keeps a worker of each kind started and unused, for a daemon: an import then does not wait for a process to start. */
   readonly keepWarm?: boolean;
   /** Called before disk is used, with the bytes that are known to be coming (0 at first): throws when the user, or the disk, has no room. */
-  readonly admit?: (request: { readonly uid: number; readonly bytes: number }) => void;
+  readonly admit?: Admit;
   /** Told of what went wrong behind the scenes: deletions that failed. The next start tries again. */
   readonly onProblem?: (error: unknown) => void;
 };
-
-/** What {@link Store.importArchive} takes; `name` is in addition to those of the archive, `select` chooses one image of several. */
-export type ImportOptions = { readonly name: string | null; readonly select: string | null; readonly shared: boolean };
 
 /** A layer of a leased image: its tree, shifted by the store's uid base. */
 export type LeasedLayer = {
@@ -59,17 +54,6 @@ export interface ImageLease extends AsyncDisposable {
 /** A finished file that is to become a blob: on the store's filesystem, and hashed by whoever wrote it. */
 export type FinishedFile = { readonly path: string; readonly digest: Digest; readonly sizeBytes: number };
 
-/** What {@link Store.recover} found. */
-export type Recovery = {
-  /** Blobs, layers and unfinished work that were not listed, and are deleted. */
-  readonly deleted: number;
-  /** Blobs that are listed and are not there; images that need them fail with `E_STORE_CORRUPT`. */
-  readonly missing: Digest[];
-};
-
-const GIB = 1024 ** 3;
-const DEFAULT_INGEST_LIMITS: IngestLimits = { maxSourceBytes: 10 * GIB, maxBytes: 64 * GIB, maxMembers: 50_000 };
-
 const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 
 /**
@@ -84,8 +68,10 @@ export class Store implements AsyncDisposable {
   readonly #table: ImageTable;
   readonly #leases = new LeaseTable();
   readonly #layers: LayerStore;
-  readonly #ingestWorkers: WorkerPool;
+  readonly #importer: Importer;
   readonly #unpackWorkers: WorkerPool;
+  /** Something is unused but leased: it is to be deleted when the lease ends. */
+  #hasDeferred = false;
   /** Deletions that are under way. */
   readonly #background = new Set<Promise<void>>();
 
@@ -95,12 +81,20 @@ export class Store implements AsyncDisposable {
     this.uidBase = uidBase;
     this.#options = options;
     this.#table = new ImageTable(database);
-    this.#ingestWorkers = new WorkerPool(ingestWorkerKind(uidBase));
     this.#unpackWorkers = new WorkerPool(unpackWorkerKind(uidBase));
     this.#layers = new LayerStore(layout, this.#table, {
       uidBase,
       limits: options.unpackLimits ?? {},
       takeWorker: () => this.#unpackWorkers.take(),
+    });
+    this.#importer = new Importer({
+      layout,
+      table: this.#table,
+      leases: this.#leases,
+      layers: this.#layers,
+      uidBase,
+      limits: options.ingestLimits ?? {},
+      admit: options.admit ?? (() => {}),
     });
     this.#keepWarm();
   }
@@ -120,32 +114,16 @@ export class Store implements AsyncDisposable {
   /** Waits for deletions, and gives up the state directory. Leases must have been released. */
   async [Symbol.asyncDispose](): Promise<void> {
     while (this.#background.size > 0) await Promise.all(this.#background);
-    await Promise.all([this.#ingestWorkers.close(), this.#unpackWorkers.close()]);
+    await Promise.all([this.#importer.close(), this.#unpackWorkers.close()]);
     if (this.#options.database === undefined) this.database.close();
     this.#layout.close();
   }
 
   /** Puts the directory in order after whatever ended the process before: deletes what the database does not list, and what nothing uses. */
   async recover(): Promise<Recovery> {
-    let deleted = await this.#layout.clear();
-    const blobs = new Set(this.#table.listBlobs().map(hexOf));
-    const blobFiles = new Set(this.#layout.list('blobs'));
-    for (const name of blobFiles) {
-      if (blobs.has(name)) continue;
-      this.#layout.removeBlob(name);
-      deleted += 1;
-    }
-    const layers = new Set(this.#table.listLayers().map(hexOf));
-    const layerDirs = new Set(this.#layout.list('layers'));
-    for (const name of layerDirs) {
-      if (layers.has(name)) continue;
-      await this.#layout.removeLayer(name);
-      deleted += 1;
-    }
-    // Unpacked again when it is wanted.
-    for (const name of layers) if (!layerDirs.has(name)) this.#table.removeLayer(digestOf(name));
+    const recovery = await recoverLayout(this.#layout, this.#table);
     await this.collect();
-    return { deleted, missing: [...blobs].filter((name) => !blobFiles.has(name)).map((name) => digestOf(name)) };
+    return recovery;
   }
 
   /**
@@ -160,76 +138,20 @@ export class Store implements AsyncDisposable {
     progress: Progress,
     signal: AbortSignal,
   ): Promise<ImageRecord> {
-    const given = options.name === null ? [] : [parseImageName(options.name)];
-    this.#options.admit?.({ uid, bytes: 0 });
-    const work = this.#layout.makeWork(this.uidBase, 0o700);
+    // Started now, it is ready when the archive has been read.
+    this.#unpackWorkers.prepare();
     try {
-      const ingested = await this.#ingest(source, work, progress, signal);
-      this.#options.admit?.({ uid, bytes: ingested.listing.sizeBytes });
-      const image = interpretArchive(ingested.listing, (file) => readMember(work, file), options.select, hostPlatform());
-      const names = [...new Set([...image.names, ...given])];
-      return await this.#admitImage(
-        image,
-        work,
-        { uid, names, sourceDigest: ingested.sourceDigest, shared: options.shared },
-        progress,
-        signal,
-      );
+      return await this.#importer.import(uid, source, options, progress, signal);
     } finally {
       this.#keepWarm();
-      await this.#layout.dropWork(work);
+      this.#collectSoon();
     }
   }
 
   #keepWarm(): void {
     if (this.#options.keepWarm !== true) return;
-    this.#ingestWorkers.prepare();
+    this.#importer.prepare();
     this.#unpackWorkers.prepare();
-  }
-
-  async #ingest(source: IngestSource, work: WorkDir, progress: Progress, signal: AbortSignal): Promise<Ingested> {
-    // Started now, it is ready when the archive has been read.
-    this.#unpackWorkers.prepare();
-    await using worker = await this.#ingestWorkers.take();
-    const limits = { ...DEFAULT_INGEST_LIMITS, ...this.#options.ingestLimits };
-    return await ingestArchive(source, { worker, directoryFd: work.fd, uidBase: this.uidBase, limits }, progress, signal);
-  }
-
-  /** Nothing is listed before everything has been verified and is on disk; from the first rename on there is no waiting. */
-  async #admitImage(
-    image: ArchiveImage,
-    work: WorkDir,
-    listing: { uid: number; names: string[]; sourceDigest: Digest; shared: boolean },
-    progress: Progress,
-    signal: AbortSignal,
-  ): Promise<ImageRecord> {
-    const release = this.#leases.acquire([
-      `blob ${image.config.file.digest}`,
-      ...image.layers.flatMap(({ file, diffId }): LeaseKey[] => [`blob ${file.digest}`, `layer ${diffId}`]),
-    ]);
-    try {
-      const layers: NewLayer[] = [];
-      for (const layer of image.layers) layers.push(await this.#verifyLayer(layer, work, progress, signal));
-      const sealed: SealedFile[] = [];
-      for (const file of distinct([image.config.file, ...image.layers.map((layer) => layer.file)])) {
-        await sealFile(work.fd, String(file.n), file.sizeBytes);
-        sealed.push({ dirFd: work.fd, name: String(file.n), digest: file.digest });
-      }
-      signal.throwIfAborted();
-      this.#layout.placeBlobs(sealed);
-      return this.#table.add({ ...listing, config: image.config.file, layers });
-    } finally {
-      for (const { file } of image.layers) this.#layers.forget(file.digest);
-      release();
-      this.#collectSoon();
-    }
-  }
-
-  async #verifyLayer({ file, diffId }: ArchiveLayer, work: WorkDir, progress: Progress, signal: AbortSignal): Promise<NewLayer> {
-    const compression = compressionOf(file.head);
-    const open = (): number => openAt(work.fd, String(file.n), O_RDONLY | O_NOFOLLOW);
-    const { tarBytes } = await this.#layers.ensure({ diffId, blobDigest: file.digest, compression, open }, progress, signal);
-    return { diffId, blobDigest: file.digest, blobSizeBytes: file.sizeBytes, compression, tarBytes };
   }
 
   /** Gives the images that a caller sees, the oldest first. */
@@ -297,7 +219,7 @@ export class Store implements AsyncDisposable {
     const free = async (): Promise<void> => {
       for (const { dirFd } of layers.splice(0)) close(dirFd);
       release();
-      this.#collectSoon();
+      if (this.#hasDeferred) this.#collectSoon();
     };
     try {
       const listed: ListedLayer[] = [];
@@ -377,7 +299,7 @@ export class Store implements AsyncDisposable {
     const blobs = [...(image.base?.layers.map((layer) => layer.blobDigest) ?? []), ...(image.layer === null ? [] : [image.layer])];
     const layers = blobs.map((digest) => this.#layerBlob(digest));
     const bytes = Buffer.from(image.config);
-    const diffIds = parseImageConfig(parseStrictJson(bytes, { what: 'image config' })).rootfs.diff_ids ?? [];
+    const diffIds = diffIdsOf(parseImageConfig(parseStrictJson(bytes, { what: 'image config' })));
     if (diffIds.length !== layers.length || layers.some((layer, index) => layer.diffId !== diffIds[index])) {
       throw new RootlayerError('E_MANIFEST', 'Cannot make image: its config lists other layers than it has');
     }
@@ -431,18 +353,25 @@ export class Store implements AsyncDisposable {
 
   /** Deletes the blobs and layers that no image, owner or lease has. Rows go first: a crash leaves files that the next start deletes. */
   async collect(): Promise<void> {
+    this.#hasDeferred = false;
     for (const digest of this.#table.unusedBlobs()) {
-      if (this.#leases.isHeld(`blob ${digest}`)) continue;
+      if (this.#isInUse(`blob ${digest}`)) continue;
       this.#table.removeBlob(digest);
       this.#layout.removeBlob(hexOf(digest));
     }
     // Asked for again after each: while one is deleted, another may find a use.
     for (;;) {
-      const diffId = this.#table.unusedLayers().find((unused) => !this.#leases.isHeld(`layer ${unused}`));
+      const diffId = this.#table.unusedLayers().find((unused) => !this.#isInUse(`layer ${unused}`));
       if (diffId === undefined) return;
       this.#table.removeLayer(diffId);
       await this.#layout.removeLayer(hexOf(diffId));
     }
+  }
+
+  #isInUse(key: LeaseKey): boolean {
+    const isHeld = this.#leases.isHeld(key);
+    this.#hasDeferred ||= isHeld;
+    return isHeld;
   }
 
   #collectSoon(): void {
@@ -450,23 +379,6 @@ export class Store implements AsyncDisposable {
     this.#background.add(work);
     void work.finally(() => this.#background.delete(work));
   }
-}
-
-/** Documents are hashed once more, here: the image's identity is not left to the worker's word. */
-function readMember(work: WorkDir, file: ArchiveFile): Buffer {
-  const fd = openAt(work.fd, String(file.n), O_RDONLY | O_NOFOLLOW);
-  try {
-    const bytes = readFileSync(fd);
-    if (digestOf(createHash('sha256').update(bytes).digest()) === file.digest) return bytes;
-  } finally {
-    close(fd);
-  }
-  throw new RootlayerError('E_WORKER', 'Cannot read a document of the archive: it is not what the worker said');
-}
-
-/** Files with equal content are one blob. */
-function distinct(files: readonly ArchiveFile[]): ArchiveFile[] {
-  return [...new Map(files.map((file) => [file.digest, file])).values()];
 }
 
 /** overlayfs refuses one directory twice, and takes no notice of an opaque mark on a layer's root. */

@@ -12,7 +12,7 @@ export type Ran = { status: number | null; stdout: string; stderr: string };
 export type RunningCommand = { child: ChildProcess; ended: Promise<Ran>; soFar: { stdout: string; stderr: string } };
 
 /** Starts the command with nothing in its environment but what is given. */
-export function start(args: readonly string[], env: Record<string, string> = {}, input = ''): RunningCommand {
+export function start(args: readonly string[], env: Record<string, string> = {}, input: string | Buffer = ''): RunningCommand {
   const child = spawn(process.execPath, [MAIN, ...args], { env: { PATH: '/usr/bin:/bin', ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
   const soFar = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const) {

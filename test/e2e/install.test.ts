@@ -26,9 +26,19 @@ const script = `exec 3>&1 >&2\n${readFileSync(path.join(repoRoot, 'examples/inst
 writeFileSync(at('install.sh'), script);
 
 const installed = await rootlayerOk(
-  ['run', '--from', baseImagePath(), '--script', at('install.sh'), '--copy', debsPath(), '--state-dir', stateDir, '-o', at('layer.tar')].concat(
-    ['--name', 'app:1', '--config', '{"Cmd":["/usr/local/bin/app-server","/srv/app/greeting"]}'],
-  ),
+  [
+    'run',
+    '--from',
+    baseImagePath(),
+    '--script',
+    at('install.sh'),
+    '--copy',
+    debsPath(),
+    '--state-dir',
+    stateDir,
+    '-o',
+    at('layer.tar'),
+  ].concat(['--name', 'app:1', '--config', '{"Cmd":["/usr/local/bin/app-server","/srv/app/greeting"]}']),
 );
 
 t.test('run installs packages, an account, a capability and links, and writes the layer', (t) => {
@@ -76,7 +86,10 @@ t.test('the OCI directory passes skopeo, and umoci unpacks it to the same tree',
   t.match(config, { config: { Cmd: ['/usr/local/bin/app-server', '/srv/app/greeting'] }, rootfs: { diff_ids: { length: 2 } } });
   const tag = (await runOk('umoci', ['list', '--layout', at('oci')])).trim();
   await runOk('umoci', ['raw', 'unpack', '--image', `${at('oci')}:${tag}`, at('from-oci')]);
-  const differences = diffTrees(parseListing(installed.stdout), listTree(at('from-oci')).filter((entry) => !isHidden(entry)));
+  const differences = diffTrees(
+    parseListing(installed.stdout),
+    listTree(at('from-oci')).filter((entry) => !isHidden(entry)),
+  );
   rmSync(at('from-oci'), { recursive: true });
   rmSync(at('oci'), { recursive: true });
   t.strictSame(differences, []);

@@ -38,7 +38,11 @@ async function testLaw(env: TestEngine): Promise<void> {
       for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift()) {
         const operations = randomOperations(seed, BASE_ITEMS, OPERATIONS);
         const { expected, applied, state, entries } = await judge.tryScript(`seed-${seed}`, operations);
-        t.strictSame({ state, differences: diffTrees(expected, applied) }, { state: 'done', differences: [] }, `seed ${seed}, ${entries} entries`);
+        t.strictSame(
+          { state, differences: diffTrees(expected, applied) },
+          { state: 'done', differences: [] },
+          `seed ${seed}, ${entries} entries`,
+        );
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));

@@ -1,7 +1,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
-import { buffer } from 'node:stream/consumers';
 import path from 'node:path';
 import process from 'node:process';
+import { buffer } from 'node:stream/consumers';
 
 /** The built command: of the same build as the running test. */
 export const mainPath: string = path.join(import.meta.dirname, '../../src/cli/main.js');

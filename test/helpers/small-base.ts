@@ -5,12 +5,35 @@ import { makeBaseTree } from '../root/capture/base-tree.ts';
 
 /** What random operations and the listing of a tree run; of the Debian base, so that it fits together. */
 const TOOLS = [
-  ...['bash', 'perl', 'rm', 'rmdir', 'mkdir', 'mv', 'cp', 'ln', 'cat', 'touch', 'chmod', 'chown', 'truncate', 'mkfifo', 'sha256sum', 'uname'].map(
-    (name) => `./usr/bin/${name}`,
-  ),
-  ...['ld-linux*', 'libc.so*', 'libm.so*', 'libtinfo.so*', 'libselinux.so*', 'libacl.so*', 'libattr.so*', 'libpcre2-8.so*', 'libcrypt.so*'].map(
-    (name) => `./usr/lib/*-linux-gnu*/${name}`,
-  ),
+  ...[
+    'bash',
+    'perl',
+    'rm',
+    'rmdir',
+    'mkdir',
+    'mv',
+    'cp',
+    'ln',
+    'cat',
+    'touch',
+    'chmod',
+    'chown',
+    'truncate',
+    'mkfifo',
+    'sha256sum',
+    'uname',
+  ].map((name) => `./usr/bin/${name}`),
+  ...[
+    'ld-linux*',
+    'libc.so*',
+    'libm.so*',
+    'libtinfo.so*',
+    'libselinux.so*',
+    'libacl.so*',
+    'libattr.so*',
+    'libpcre2-8.so*',
+    'libcrypt.so*',
+  ].map((name) => `./usr/lib/*-linux-gnu*/${name}`),
   './usr/lib/*-linux-gnu*/perl-base/strict.pm',
   ...['./bin', './lib*', './usr/lib*/ld-linux*'],
 ];

@@ -58,10 +58,13 @@ export async function inflate(fd: number, isFile: boolean, limits: { maxBytes: n
 
 function checkExpansion(bytesIn: number, bytesOut: number, maxBytes: number): void {
   if (bytesOut > maxBytes) throw new RootlayerError('E_LIMIT_UNPACKED', `Cannot decompress gzip data: it has more than ${maxBytes} bytes`);
-  if (bytesOut > RATIO_FREE_BYTES && bytesOut > bytesIn * MAX_RATIO) {
-    throw new RootlayerError(
-      'E_LIMIT_RATIO',
-      `Cannot decompress gzip data: ${bytesIn} bytes became ${bytesOut}, want at most ${MAX_RATIO} times as many`,
-    );
-  }
+  const bomb = findBomb(bytesIn, bytesOut);
+  if (bomb !== null) throw bomb;
+}
+
+/** Gives `E_LIMIT_RATIO` when so many bytes must not have become so many, else null. */
+export function findBomb(bytesIn: number, bytesOut: number): RootlayerError | null {
+  if (bytesOut <= RATIO_FREE_BYTES || bytesOut <= bytesIn * MAX_RATIO) return null;
+  const why = `${bytesIn} bytes became ${bytesOut}, want at most ${MAX_RATIO} times as many`;
+  return new RootlayerError('E_LIMIT_RATIO', `Cannot decompress archive: ${why}`);
 }

@@ -12,6 +12,7 @@ import { close, makePipe, setPipeSize, statFd } from '../../host/libc.ts';
 import { CAP, type Worker, type WorkerKind } from '../../host/worker.ts';
 import { startZstd, type ZstdProcess } from '../unpack/zstd-process.ts';
 import { compressionOf, type Listing, listingSchema } from './archive-files.ts';
+import { findBomb } from './inflate.ts';
 import type { IngestRequest } from './protocol.ts';
 import { SourceFeed } from './source-feed.ts';
 
@@ -74,7 +75,12 @@ async function ingestStream(source: Readable, tools: IngestTools, progress: Prog
     const [inputFd, writeFd] = makePipe();
     setPipeSize(writeFd, PIPE_BYTES);
     feed.attach(new Socket({ fd: writeFd, readable: false, writable: true }).on('error', () => {}));
-    const listing = await runChain({ fd: inputFd, isFile: false, isOurs: true, compression, fed }, tools, progress, signal);
+    const listing = await runChain(
+      { fd: inputFd, isFile: false, isOurs: true, compression, fed, bytesIn: () => feed.bytes },
+      tools,
+      progress,
+      signal,
+    );
     return { listing, sourceDigest: feed.digest(), sourceBytes: feed.bytes };
   } finally {
     source.unpipe(feed);
@@ -99,7 +105,12 @@ async function ingestFile(fd: number, tools: IngestTools, progress: Progress, si
   hashed.catch(() => {});
   try {
     const compression = compressionOf(head.subarray(0, bytesRead));
-    const listing = await runChain({ fd, isFile: true, isOurs: false, compression, fed: hashed }, tools, progress, signal);
+    const listing = await runChain(
+      { fd, isFile: true, isOurs: false, compression, fed: hashed, bytesIn: () => before.size },
+      tools,
+      progress,
+      signal,
+    );
     const after = statFd(fd);
     if (after.size !== before.size || after.mtimeSec !== before.mtimeSec || after.mtimeNsec !== before.mtimeNsec) {
       throw new RootlayerError('E_CONFLICT', 'Cannot take archive: the file changed while it was read');
@@ -132,6 +143,8 @@ type Input = {
   readonly isOurs: boolean;
   readonly compression: Compression;
   readonly fed: Promise<unknown>;
+  /** How many there were so far. */
+  bytesIn(): number;
 };
 
 /** Runs the worker, with zstd in front of it when the archive is compressed so. */
@@ -144,7 +157,13 @@ async function runChain(input: Input, tools: IngestTools, progress: Progress, si
   await using zstd = startFrom(input, tools.uidBase);
   const request = { ...bounds, isFile: false, compression: 'none' } as const;
   const run = { request, fd: zstd.outputFd, close: () => zstd.closeOutput(), fed: input.fed, zstd: zstd.ended };
-  return await runWorker(run, tools, progress, signal);
+  const bomb = new AbortController();
+  const watch: Progress = (step) => {
+    const error = findBomb(input.bytesIn(), step.done);
+    if (error !== null) bomb.abort(error);
+    progress(step);
+  };
+  return await runWorker(run, tools, watch, AbortSignal.any([signal, bomb.signal]));
 }
 
 /** zstd has its own descriptor of the input when this returns. */

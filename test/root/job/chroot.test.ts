@@ -23,7 +23,10 @@ if (env !== null) {
   });
 
   t.test('owners and capabilities in the layer are those of the script', async (t) => {
-    const { job } = await env.run({ isolation: 'chroot', script: 'cp /bin/true /usr/bin/capped; chown 7:8 /usr/bin/capped; setcap cap_net_raw+ep /usr/bin/capped' });
+    const { job } = await env.run({
+      isolation: 'chroot',
+      script: 'cp /bin/true /usr/bin/capped; chown 7:8 /usr/bin/capped; setcap cap_net_raw+ep /usr/bin/capped',
+    });
     const capped = readTar(await env.layer(job)).find(({ header }) => header.name.toString() === 'usr/bin/capped');
     t.match(capped?.header, { uid: 7, gid: 8 });
     t.equal(capped?.header.xattrs[0]?.value.toString('hex'), '0100000200200000000000000000000000000000');

@@ -1,6 +1,6 @@
 import t from 'tap';
-import { closeTestEngine, namesIn, openTestEngine } from '../../helpers/engine.ts';
 import { chooseMounter, descriptorMounter, pathMounter } from '../../../src/overlay/mounter.ts';
+import { closeTestEngine, namesIn, openTestEngine } from '../../helpers/engine.ts';
 
 /** What kernels before 6.15 need: overlays mounted by path, in a namespace of the launcher's. */
 const env = await openTestEngine(t, { mounter: pathMounter });

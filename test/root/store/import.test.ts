@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import t from 'tap';
@@ -82,6 +82,18 @@ t.test('Store.importArchive() reads a file by its descriptor, wherever that stan
     });
     closeSync(fd);
   }
+});
+
+t.test('Store.importArchive() refuses a file that changes while it is read', async (t) => {
+  const dir = scratchFor(t);
+  const file = await writeDockerArchive(dir, IMAGE, ['tiny:1']);
+  await withStore(t, dir, async (store) => {
+    const fd = openSync(file, 'r');
+    const touch = (): void => utimesSync(file, 1, 1);
+    await t.rejects(store.importArchive(1000, { fd }, { name: null, select: null, shared: false }, touch, LIVE), { code: 'E_CONFLICT' });
+    t.same(store.listImages(0), []);
+    closeSync(fd);
+  });
 });
 
 t.test('Store.importArchive() takes what buildah commits', async (t) => {
@@ -308,6 +320,10 @@ t.test('Store.importArchive() keeps to its limits', async (t) => {
   await limited({ maxBytes: 1000 }, Readable.from([readFileSync(file)]), 'E_LIMIT_UNPACKED');
   await limited({ maxBytes: 1024 * 1024 }, Readable.from([bomb]), 'E_LIMIT_UNPACKED');
   await limited({}, Readable.from([bomb]), 'E_LIMIT_RATIO');
+  const zeros = execFileSync('sh', ['-c', 'head -c 4000000000 /dev/zero | zstd -1 -q -c'], { maxBuffer: 2 ** 30 });
+  const endlessFile = layerTar({ zeros: { size: 60 * 2 ** 30 } }).subarray(0, 512);
+  const zstdBomb = execFileSync('zstd', ['-q', '-c'], { input: endlessFile });
+  await limited({}, Readable.from([zstdBomb, zeros]), 'E_LIMIT_RATIO');
   await limited({ maxMembers: 19 }, Readable.from([many]), 'E_LIMIT_ENTRIES');
 });
 
