@@ -18,6 +18,7 @@ import { jobProfile } from './host/seccomp/profile.ts';
 import { WorkerPool } from './host/worker-pool.ts';
 import { chooseIsolation, type IsolationPolicy } from './isolation/choose.ts';
 import { openDevices } from './isolation/devices.ts';
+import { type AdmissionLimits, checkFreeSpace, checkQuota, DEFAULT_ADMISSION } from './job/admission.ts';
 import { ContextStore } from './job/contexts.ts';
 import type { QueueLimits } from './job/queue.ts';
 import { DEFAULT_UID_BASE, RangePool } from './job/ranges.ts';
@@ -40,6 +41,7 @@ export type EngineOptions = {
   uidBase?: number;
   queue?: Partial<QueueLimits>;
   policy?: Partial<IsolationPolicy>;
+  admission?: Partial<AdmissionLimits>;
   /** Runs jobs although the machine cannot hold their memory, process or cpu limits. */
   allowDegraded?: boolean;
   /** Keeps workers started for the next request: for a daemon, not for one command. */
@@ -130,6 +132,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
     runner,
     findBase: (caller, ref) => (ref === 'scratch' ? null : store.findImage(caller.uid, ref)),
     leaseBase: async (image, signal) => await leaseBase(store, image, signal),
+    checkSpace: () => checkFreeSpace(options.stateDir, 0, { ...DEFAULT_ADMISSION, ...options.admission }),
     chooseIsolation: (caller, request) => chooseIsolation(policy, caller, request),
     takeContext: (caller, id) => contexts.take(caller, id),
     imageConfig: (caller, job, request) => local().jobImageConfig(caller, job, request),
@@ -168,7 +171,15 @@ async function openStore(options: EngineOptions, uidBase: number): Promise<Store
   const deadline = performance.now() + (options.lockWaitMs ?? 0);
   for (;;) {
     try {
-      return Store.open(options.stateDir, uidBase, { onProblem: (error) => options.onProblem?.('store', error) });
+      const store: Store = Store.open(options.stateDir, uidBase, {
+        onProblem: (error) => options.onProblem?.('store', error),
+        admit: ({ uid, bytes }) => {
+          const limits = { ...DEFAULT_ADMISSION, ...options.admission };
+          checkFreeSpace(options.stateDir, bytes, limits);
+          checkQuota(uid, store.listImages(uid), bytes, limits);
+        },
+      });
+      return store;
     } catch (error) {
       const isLocked = error instanceof RootlayerError && error.code === 'E_STATE' && error.message.includes('another rootlayer');
       if (!isLocked || performance.now() > deadline) throw error;

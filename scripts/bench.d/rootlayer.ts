@@ -26,7 +26,18 @@ export async function startDaemon(workspace: Workspace, name: string, jobs: numb
   const dir = makeDirectory(workspace, name);
   const socket = path.join(dir, 'socket');
   const log = await open(path.join(dir, 'log'), 'a');
-  const options = ['--socket', socket, '--state-dir', path.join(dir, 'state'), '--max-jobs', String(jobs), '--log-level', 'warn'];
+  const options = [
+    '--socket',
+    socket,
+    '--state-dir',
+    path.join(dir, 'state'),
+    '--max-jobs',
+    String(jobs),
+    '--max-connections-per-user',
+    String(4 * jobs),
+    '--log-level',
+    'warn',
+  ];
   // Whatever becomes of this process, the daemon ends with it.
   const argv = ['--pdeathsig', 'KILL', process.execPath, CLI, 'daemon', ...options];
   const child = spawn('setpriv', argv, { stdio: ['ignore', 'ignore', log.fd] });

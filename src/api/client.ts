@@ -66,7 +66,7 @@ function imagePath(ref: string): string {
 function queryOf(values: Record<string, string | null>): string {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) if (value !== null) query.set(name, value);
-  return query.size === 0 ? '' : `?${query}`;
+  return query.size === 0 ? '' : `?${query.toString()}`;
 }
 
 async function* lines(response: IncomingMessage, socketPath: string): AsyncGenerator<unknown, void, undefined> {

@@ -114,14 +114,13 @@ function send(request: ClientRequest, body: Buffer | Readable | undefined): Prom
 
 function problemFrom(response: IncomingMessage, text: string): RootlayerError {
   const problem = parseObject(text);
-  const code = String(problem['code'] ?? '');
-  if (!isErrorCode(code)) {
+  const { code, message, hint } = problem;
+  if (typeof code !== 'string' || !isErrorCode(code)) {
     return new RootlayerError(
       'E_PROTOCOL',
       `Cannot understand the daemon: it answered with status ${response.statusCode} and no error code`,
     );
   }
-  const { message, hint } = problem;
   return new RootlayerError(code, String(message), { hint: typeof hint === 'string' ? hint : undefined });
 }
 

@@ -89,6 +89,8 @@ function mediaType(type: string, schema: z.ZodType | null): Json {
 }
 
 function toSchema(schema: z.ZodType, io: 'input' | 'output'): Json {
-  const { $schema: _dialect, ...document } = z.toJSONSchema(schema, { io, target: 'draft-2020-12' });
+  const document: Json = { ...z.toJSONSchema(schema, { io, target: 'draft-2020-12' }) };
+  // The document as a whole has one dialect.
+  delete document['$schema'];
   return document;
 }

@@ -4,7 +4,7 @@ import { assertNever } from '../core/assert-never.ts';
 import { RootlayerError } from '../core/errors.ts';
 import type { JobId } from '../core/ids.ts';
 import type { JobEvent, JobRecord } from '../core/job.ts';
-import type { Output } from './output.ts';
+import { type Output, whenDrained } from './output.ts';
 
 /** A daemon that restarts is back within this time. */
 const RECONNECT_TIME_MS = 15_000;
@@ -21,6 +21,7 @@ export async function followJob(session: Session, id: JobId, output: Output, sig
         lostMs = null;
         if (event.type === 'end') return event.job;
         show(event, output);
+        await whenDrained();
       }
       // The stream ended early: so it does when the daemon ends in order.
       lostMs ??= performance.now();

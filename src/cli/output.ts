@@ -76,6 +76,34 @@ export class Output {
   }
 }
 
+/** Waits until a slow reader has taken most of what was printed, so that a log never piles up here. */
+export async function whenDrained(): Promise<void> {
+  for (const stream of [process.stdout, process.stderr]) {
+    if (!stream.writableNeedDrain || isBroken(stream)) continue;
+    await new Promise<void>((resolve) => {
+      const finish = (): void => {
+        for (const name of DRAIN_EVENTS) stream.off(name, finish);
+        resolve();
+      };
+      for (const name of DRAIN_EVENTS) stream.once(name, finish);
+    });
+  }
+}
+
+/** A reader that is gone ends the waiting too. */
+const DRAIN_EVENTS = ['drain', 'close', 'error'] as const;
+
+/** Waits until all that was printed is with the kernel: at the end of the process the rest would be lost. */
+export async function whenFlushed(): Promise<void> {
+  for (const stream of [process.stdout, process.stderr]) {
+    if (!isBroken(stream)) await new Promise<void>((resolve) => stream.once('error', () => resolve()).write('', () => resolve()));
+  }
+}
+
+function isBroken(stream: NodeJS.WriteStream): boolean {
+  return stream.destroyed || stream.errored !== null;
+}
+
 /** Prints lines for people, or other programs, to standard output. */
 export function print(text: string): void {
   process.stdout.write(`${process.stdout.isTTY ? printable(text) : text}\n`);

@@ -1,8 +1,10 @@
 import process from 'node:process';
+import { inspect } from 'node:util';
 import { Command, CommanderError } from 'commander';
 import { readVersion } from '../api/version.ts';
 import { RootlayerError, toRootlayerError } from '../core/errors.ts';
 import { EXIT_CANCELLED, EXIT_FAILURE } from './exit-status.ts';
+import { whenFlushed } from './output.ts';
 import { printable } from './printable.ts';
 
 /** What a command gets besides its options: where to leave its exit status, and which one its errors have. */
@@ -38,6 +40,12 @@ const COMMANDS: Record<string, Entry> = {
 /** Runs the command line and gives its exit status. Whatever goes wrong is said in one or two lines, or as JSON with `--json`. */
 export async function main(args: string[]): Promise<number> {
   ignoreBrokenPipes();
+  const status = await runProgram(args);
+  await whenFlushed();
+  return status;
+}
+
+async function runProgram(args: string[]): Promise<number> {
   const outcome: Outcome = { exitStatus: 0, statusOf: ({ code }) => (code === 'E_CANCELLED' ? EXIT_CANCELLED : EXIT_FAILURE) };
   try {
     const program = await buildProgram(args, outcome);
@@ -78,7 +86,7 @@ function report(error: RootlayerError, args: string[], outcome: Outcome): number
     process.stderr.write(`rootlayer: ${printable(error.message)}\n`);
     if (error.hint !== undefined) process.stderr.write(`rootlayer: hint: ${printable(error.hint)}\n`);
   }
-  if (process.env['ROOTLAYER_DEBUG'] === '1') process.stderr.write(`${error.stack ?? ''}\n${String(error.cause ?? '')}\n`);
+  if (process.env['ROOTLAYER_DEBUG'] === '1') process.stderr.write(`${inspect(error)}\n`);
   return outcome.statusOf(error);
 }
 

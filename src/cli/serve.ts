@@ -42,10 +42,12 @@ export async function serve(options: DaemonOptions): Promise<void> {
     throw error;
   });
   const stopWatchdog = startWatchdog(notifier);
+  // Before anyone hears that it is ready, and may tell it to end.
+  const toldToEnd = untilToldToEnd(drainMs);
   log.info({ socket: listening.where, stateDir: options.stateDir }, 'ready');
   notifier.notify('READY=1', `STATUS=listening at ${listening.where}`);
 
-  const drain = await untilToldToEnd(drainMs);
+  const drain = await toldToEnd;
   log.info({ drainMs }, 'draining');
   notifier.notify('STOPPING=1', 'STATUS=waiting for running jobs');
   server.drain();

@@ -6,7 +6,7 @@ export const ERROR_CODES = {
   E_ARCHIVE_DEVICE: { status: 422, retryable: false, says: 'a layer holds a device node outside /dev' },
   E_ARCHIVE_HEADER: { status: 422, retryable: false, says: 'a tar header is malformed' },
   E_ARCHIVE_ID: { status: 422, retryable: false, says: 'an owner in a layer is outside 0 to 65535' },
-  E_ARCHIVE_LINK: { status: 422, retryable: false, says: 'a hard link in a layer has no valid target' },
+  E_ARCHIVE_LINK: { status: 422, retryable: false, says: 'a link in a layer has no valid target' },
   E_ARCHIVE_META: { status: 422, retryable: false, says: 'extended headers are too large or too many' },
   E_ARCHIVE_NAME: { status: 422, retryable: false, says: 'a name holds bytes that no file name can hold' },
   E_ARCHIVE_PATH: { status: 422, retryable: false, says: 'a path leaves the root, is too deep or too long' },

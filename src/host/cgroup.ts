@@ -19,8 +19,10 @@ export type CgroupUsage = {
 
 /** The control group of one sandbox. Dispose kills what is in it and removes it. */
 export interface Cgroup extends AsyncDisposable {
-  /** Open cgroup.procs files: the launcher writes the first process into each before it runs. */
-  readonly procsFds: number[];
+  /** Open `tasks` files of version 1: the first process writes itself into each before it runs. */
+  readonly tasksFds: number[];
+  /** The directory in version 2, for clone3 to start the first process in; null without version 2. */
+  readonly directoryFd: number | null;
   kill(): void;
   usage(): CgroupUsage;
 }
@@ -100,12 +102,18 @@ export class CgroupManager {
 }
 
 class JobCgroup implements Cgroup {
-  readonly procsFds: number[];
+  readonly tasksFds: number[];
+  readonly directoryFd: number | null;
   readonly #paths: Map<Hierarchy, string>;
+  readonly #fds: number[];
 
   constructor(paths: Map<Hierarchy, string>) {
     this.#paths = paths;
-    this.procsFds = [...paths.values()].map((path) => openSync(join(path, 'cgroup.procs'), 'w'));
+    const pathsOf = (version: 1 | 2): string[] => [...paths].filter(([hierarchy]) => hierarchy.version === version).map(([, path]) => path);
+    this.tasksFds = pathsOf(1).map((path) => openSync(join(path, 'tasks'), 'w'));
+    const [directory] = pathsOf(2);
+    this.directoryFd = directory === undefined ? null : openSync(directory, 'r');
+    this.#fds = [...this.tasksFds, ...(this.directoryFd === null ? [] : [this.directoryFd])];
   }
 
   kill(): void {
@@ -133,7 +141,7 @@ class JobCgroup implements Cgroup {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const fd of this.procsFds.splice(0)) closeSync(fd);
+    for (const fd of this.#fds.splice(0)) closeSync(fd);
     for (const path of this.#paths.values()) {
       if (!existsSync(path)) continue;
       await remove(path);

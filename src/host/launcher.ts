@@ -23,8 +23,8 @@ export type LaunchEnd =
 /** A running launcher. `fds` of the request appear to it from {@link FIRST_LAUNCH_FD} on, in order; 4 is `socket` for workers. */
 export type Launched = {
   child: ChildProcess;
-  /** The other end of descriptor 4. */
-  socket: Duplex & { _handle: { fd: number } };
+  /** The other end of descriptor 4; without a handle once it is closed. */
+  socket: Duplex & { _handle: { fd: number } | null };
   /** Resolves when the program has been started; rejects with `E_INTERNAL` naming the step that failed. */
   started: Promise<void>;
   ended: Promise<LaunchEnd>;

@@ -27,7 +27,11 @@ export class WorkerPool {
     const worker = this.#idle;
     this.#idle = null;
     if (worker === null) throw this.#life.signal.reason;
-    return await worker;
+    const ready = await worker;
+    if (!ready.hasEnded) return ready;
+    // Killed while it waited, by an operator or for want of memory: that is no fault of the request.
+    this.release(ready);
+    return await startWorker(this.#kind, [], this.#life.signal);
   }
 
   /** Ends a worker without waiting for it; {@link close} waits. */

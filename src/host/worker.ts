@@ -27,6 +27,8 @@ export interface Worker extends AsyncDisposable {
   call(body: unknown, fds: number[], progress: Progress | null, signal: AbortSignal): Promise<unknown>;
   /** True until the first request: such a worker has seen nothing hostile. */
   readonly isFresh: boolean;
+  /** True when the process is gone, by whatever cause. */
+  readonly hasEnded: boolean;
 }
 
 /** Capability numbers of linux/capability.h. */
@@ -65,6 +67,7 @@ export async function startWorker(kind: WorkerKind, cgroupFds: number[], signal:
 
 class WorkerProcess implements Worker {
   isFresh = true;
+  hasEnded = false;
   readonly #launched: Launched;
   readonly #name: string;
   #pending: Deferred<unknown> = deferred();
@@ -94,7 +97,10 @@ class WorkerProcess implements Worker {
     });
     this.#launched.socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     this.#launched.socket.on('error', () => {});
-    void this.#launched.ended.then((end) => this.#pending.reject(this.#died(JSON.stringify(end))));
+    void this.#launched.ended.then((end) => {
+      this.hasEnded = true;
+      this.#pending.reject(this.#died(JSON.stringify(end)));
+    });
   }
 
   ready(signal: AbortSignal): Promise<unknown> {
@@ -129,8 +135,13 @@ class WorkerProcess implements Worker {
     const frame = Buffer.alloc(4 + body.length);
     frame.writeUInt32LE(body.length, 0);
     body.copy(frame, 4);
+    const handle = this.#launched.socket._handle;
+    if (handle === null) {
+      this.#pending.reject(this.#died('its socket is closed'));
+      return;
+    }
     try {
-      const sent = sendWithFds(this.#launched.socket._handle.fd, frame, fds);
+      const sent = sendWithFds(handle.fd, frame, fds);
       if (sent < frame.length) this.#launched.socket.write(frame.subarray(sent));
     } catch (error) {
       if (!isErrno(error, 'EPIPE', 'ECONNRESET')) throw error;

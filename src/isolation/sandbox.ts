@@ -71,7 +71,8 @@ export function startSandbox(parts: SandboxParts): Sandbox {
     ['nnp', isUserns ? 1 : 0],
     ['fsize', parts.fileSizeBytes],
     ['hostname', 'rootlayer'],
-    ...parts.cgroup.procsFds.map((fd): [string, number] => ['cgroup', hand(fd)]),
+    ...parts.cgroup.tasksFds.map((fd): [string, number] => ['cgroup', hand(fd)]),
+    ...(parts.cgroup.directoryFd === null ? [] : ([['cgroup-dir', hand(parts.cgroup.directoryFd)]] satisfies LauncherRecords)),
     ...Object.entries(parts.program.env).map(([name, value]): [string, string] => ['env', `${name}=${value}`]),
     ...parts.program.candidates.flatMap(
       ([path = '', ...args]): LauncherRecords => [['exec', path], ...args.map((arg): [string, string] => ['arg', arg])],

@@ -256,6 +256,24 @@ t.test('S19 on a terminal the output of a script cannot command it, unless --raw
   t.match((await run(daemon, ['run', '--from', 'scratch', '--script', file])).stdout, attack, 'a file or pipe gets the bytes');
 });
 
+t.test('a slow reader gets all of the log', async (t) => {
+  const daemon = await startFakeDaemon(t);
+  const script = path.join(daemon.dir, 's');
+  writeFileSync(script, 'flood 3000\necho over');
+  const child = spawn(process.execPath, [MAIN, 'run', '--from', 'scratch', '--script', script], {
+    env: { PATH: '/usr/bin:/bin', ROOTLAYER_SOCKET: daemon.socketPath },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const chunks: Buffer[] = [];
+  child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
+  t.equal(await ended, 0);
+  const log = Buffer.concat(chunks).toString();
+  t.equal(log.length, 3000 * 1024 + 5);
+  t.ok(log.endsWith('x\nover\n'));
+});
+
 t.test('a reader that has had enough ends nothing but itself', async (t) => {
   const daemon = await startFakeDaemon(t);
   const command = start(

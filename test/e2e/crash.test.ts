@@ -42,6 +42,9 @@ const below = (name: string): string => path.join(stateDir, name);
 /** The jobs that all daemons here have taken. */
 const jobIds: string[] = [];
 
+/** Where the daemons make the control groups of jobs. */
+const groupFolders = new Set<string>();
+
 /** A client of a daemon that is about to be killed: what it waits for then is not awaited. */
 type Victim = { daemon: Daemon; session: Session; submit(script: string, more?: object): Promise<JobRecord> };
 
@@ -306,18 +309,31 @@ t.test('O02 a job whose processes are killed fails with a code, and the daemon l
   t.match(await session.getJob(sandbox.id), { state: 'failed', layer: null, error: { code: /^E_(INTERNAL|SCRIPT)$/ } });
 
   const captured = await victim.submit(LARGE);
-  await untilEvent(victim, captured, isState('capturing'));
-  for (const worker of descendantsOf(daemon.pid).filter(({ command }) => command.includes('capture-worker'))) kill(worker);
+  await until('a part of the layer', () => sizeOf(path.join(below('results'), captured.id)) > MIB, 1);
+  killWorkers(daemon);
   await untilEvent(victim, captured, isEnd);
-  t.match(await session.getJob(captured.id), { state: 'failed', layer: null, error: { code: 'E_WORKER' } });
+  const { state, layer, error } = await session.getJob(captured.id);
+  t.match({ state, layer, error }, { state: 'failed', layer: null, error: { code: 'E_WORKER' } });
 
+  await nextJobWorks(t, victim);
+  await until('the next worker', () => workersOf(daemon).length > 0);
+  killWorkers(daemon);
+  // Those were waiting for something to do: nobody misses them.
   await nextJobWorks(t, victim);
   daemon.signal('SIGTERM');
   t.equal(await daemon.ended, 0);
 });
 
-function kill(target: ProcessId): void {
-  if (isAlive(target)) process.kill(target.pid, 'SIGKILL');
+function workersOf({ pid }: Daemon): ProcessId[] {
+  return descendantsOf(pid).filter(({ command }) => command.includes('capture-worker'));
+}
+
+function killWorkers(daemon: Daemon): void {
+  for (const worker of workersOf(daemon)) if (isAlive(worker)) process.kill(worker.pid, 'SIGKILL');
+}
+
+function sizeOf(file: string): number {
+  return statSync(file, { throwIfNoEntry: false })?.size ?? 0;
 }
 
 t.test('O06 a start removes what bears its name, and nothing else', { timeout: 120_000 }, async (t) => {
@@ -326,11 +342,12 @@ t.test('O06 a start removes what bears its name, and nothing else', { timeout: 1
   await untilEvent(first, job, isLog);
   const groups = findGroups().filter((group) => group.endsWith(`/job-${job.id}`));
   t.ok(groups.length > 0);
+  for (const group of groups) groupFolders.add(path.dirname(group));
   await first.session.cancelJob(job.id);
   await killWith(first.daemon);
 
   const planted = '0123456789abcdef0123456789abcdef';
-  for (const name of ['ingest', 'contexts', 'results', 'uppers', 'trash', 'blobs/sha256', 'layers', 'jobs']) {
+  for (const name of ['ingest', 'contexts', 'results', 'uppers', 'trash', 'layers', 'jobs']) {
     mkdirSync(path.join(below(name), planted, 'deep'), { recursive: true });
     writeFileSync(path.join(below(name), planted, 'deep/file'), 'left');
   }
@@ -438,6 +455,7 @@ t.test('after all of it, removing jobs and images leaves an empty store', { time
   for (const { id } of await session.listImages()) await session.removeImage(id);
   daemon.signal('SIGTERM');
   t.equal(await daemon.ended, 0);
+  t.same([...groupFolders].filter(existsSync), []);
   t.same(readdirSync(below('jobs')), []);
   t.same(readdirSync(below('layers')), []);
   // The layer of a job that changes nothing: two blocks of zeros.

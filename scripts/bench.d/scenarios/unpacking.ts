@@ -75,28 +75,20 @@ function ourContender({ cpu, signal }: Bench, { blob, compression, target, want,
       chownSync(target, DEFAULT_UID_BASE, DEFAULT_UID_BASE);
       const blobFd = openSync(blob, 'r');
       const stagingDirFd = openSync(target, 'r');
-      let worker = isStarted ? await start() : null;
+      const started = isStarted ? await start() : null;
+      const takeWorker = async (): Promise<Worker> => started ?? (await start());
       try {
         return await timed(cpu, async () => {
-          worker ??= await start();
-          const takeWorker = async (): Promise<Worker> => keep(worker);
-          const layer = await unpackLayer({ blobFd, stagingDirFd, compression, uidBase: DEFAULT_UID_BASE, takeWorker, signal });
-          check(layer, want);
+          check(await unpackLayer({ blobFd, stagingDirFd, compression, uidBase: DEFAULT_UID_BASE, takeWorker, signal }), want);
         });
       } finally {
-        await worker?.[Symbol.asyncDispose]();
+        await started?.[Symbol.asyncDispose]();
         closeSync(blobFd);
         closeSync(stagingDirFd);
         await remove(target);
       }
     },
   };
-}
-
-/** Its end is not part of the time: in a daemon nobody waits for it. */
-function keep(worker: Worker | null): Worker {
-  if (worker === null) throw new Error('Cannot unpack: there is no worker');
-  return { isFresh: worker.isFresh, call: (...args) => worker.call(...args), [Symbol.asyncDispose]: async () => {} };
 }
 
 function check(layer: UnpackedLayer, want: string): void {

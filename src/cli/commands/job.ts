@@ -4,7 +4,7 @@ import type { JobRecord } from '../../core/job.ts';
 import { exitStatusOf } from '../exit-status.ts';
 import { followJob, show } from '../follow.ts';
 import { listenForInterrupts } from '../interrupts.ts';
-import { formatBytes, formatTable, Output, print, printJson } from '../output.ts';
+import { formatBytes, formatTable, Output, print, printJson, whenDrained } from '../output.ts';
 import { planResult } from '../output-plan.ts';
 import type { Outcome } from '../program.ts';
 import { saveResult } from '../save-result.ts';
@@ -76,6 +76,7 @@ async function printLog(id: string, options: LogsOptions): Promise<number> {
     }
     for await (const event of session.events(parseJobId(id), 1, false, signal)) {
       if (event.type === 'log') show(event, output);
+      await whenDrained();
     }
     return 0;
   });

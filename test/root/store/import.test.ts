@@ -320,8 +320,8 @@ t.test('Store.importArchive() keeps to its limits', async (t) => {
   await limited({ maxBytes: 1000 }, Readable.from([readFileSync(file)]), 'E_LIMIT_UNPACKED');
   await limited({ maxBytes: 1024 * 1024 }, Readable.from([bomb]), 'E_LIMIT_UNPACKED');
   await limited({}, Readable.from([bomb]), 'E_LIMIT_RATIO');
-  const zeros = execFileSync('sh', ['-c', 'head -c 4000000000 /dev/zero | zstd -1 -q -c'], { maxBuffer: 2 ** 30 });
-  const endlessFile = layerTar({ zeros: { size: 60 * 2 ** 30 } }).subarray(0, 512);
+  const zeros = execFileSync('sh', ['-c', 'head -c 1000000000 /dev/zero | zstd -1 -q -c'], { maxBuffer: 2 ** 30 });
+  const endlessFile = layerTar({ zeros: { size: 8_000_000_000 } }).subarray(0, 512);
   const zstdBomb = execFileSync('zstd', ['-q', '-c'], { input: endlessFile });
   await limited({}, Readable.from([zstdBomb, zeros]), 'E_LIMIT_RATIO');
   await limited({ maxMembers: 19 }, Readable.from([many]), 'E_LIMIT_ENTRIES');
