@@ -172,6 +172,7 @@ async function openStore(options: EngineOptions, uidBase: number): Promise<Store
   for (;;) {
     try {
       const store: Store = Store.open(options.stateDir, uidBase, {
+        keepWarm: options.keepWarm === true,
         onProblem: (error) => options.onProblem?.('store', error),
         admit: ({ uid, bytes }) => {
           const limits = { ...DEFAULT_ADMISSION, ...options.admission };

@@ -11,7 +11,7 @@ const TIMEOUT_CHECK_MS = 1000;
 const KEEP_ALIVE_MS = 30_000;
 const MAX_HEADER_BYTES = 16 * 1024;
 
-/** Makes an HTTP server that speaks only on connections that `connections` has admitted. */
+/** Makes an HTTP server that speaks only on connections that `connections` has admitted; {@link answerGarbage} is for its `clientError`. */
 export function createHttpServer(connections: Connections, headersTimeoutMs = HEADERS_TIMEOUT_MS): http.Server {
   const server = http.createServer({
     maxHeaderSize: MAX_HEADER_BYTES,
@@ -22,7 +22,6 @@ export function createHttpServer(connections: Connections, headersTimeoutMs = HE
     requestTimeout: 0,
   });
   guard(server, connections);
-  server.on('clientError', answerGarbage);
   return server;
 }
 
@@ -37,7 +36,7 @@ function guard(server: http.Server, connections: Connections): void {
 }
 
 /** Answers what is no HTTP, or took too long to become a request, with one error, and closes. */
-function answerGarbage(error: NodeJS.ErrnoException, stream: Duplex): void {
+export function answerGarbage(error: NodeJS.ErrnoException, stream: Duplex): void {
   if (error.code === 'ECONNRESET' || !(stream instanceof Socket)) {
     stream.destroy();
     return;

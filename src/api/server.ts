@@ -6,7 +6,7 @@ import type { Engine } from '../core/engine.ts';
 import { RootlayerError } from '../core/errors.ts';
 import { writeAnswer, writeError } from './answer.ts';
 import { type ConnectionLimits, Connections, DEFAULT_CONNECTION_LIMITS } from './connections.ts';
-import { createHttpServer } from './http-server.ts';
+import { answerGarbage, createHttpServer } from './http-server.ts';
 import type { Log } from './log.ts';
 import { readPeerUid } from './peer-uid.ts';
 import { visibleError } from './problem.ts';
@@ -79,6 +79,7 @@ function createApp(server: Server): FastifyInstance {
   const app = fastify({
     serverFactory: (handler) => server.on('request', handler),
     exposeHeadRoutes: false,
+    clientErrorHandler: answerGarbage,
     routerOptions: { maxParamLength: MAX_PATH_PARAMETER },
     frameworkErrors: (error, _request, reply) => {
       reply.hijack();

@@ -2,8 +2,8 @@ import { constants } from 'node:os';
 import { RootlayerError } from '../core/errors.ts';
 
 const NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
-// Node's table leaves these out; numbers from <asm-generic/errno.h>.
-const EXTRA: Record<number, string> = { 15: 'ENOTBLK', 117: 'EUCLEAN' };
+// What Node's table leaves out, and the names we use where it has two for one number; numbers from <asm-generic/errno.h>.
+const PREFERRED: Record<number, string> = { 11: 'EAGAIN', 15: 'ENOTBLK', 35: 'EDEADLK', 95: 'EOPNOTSUPP', 117: 'EUCLEAN' };
 
 /** A system call that failed. `errno` is the symbolic name (`ENOENT`), `syscall` the call's name. */
 export class SyscallError extends RootlayerError {
@@ -20,7 +20,7 @@ export class SyscallError extends RootlayerError {
 
 /** Gives `ENOENT` for 2, and `errno 9999` for a number without a name. */
 export function errnoName(errno: number): string {
-  return NAMES.get(errno) ?? EXTRA[errno] ?? `errno ${errno}`;
+  return PREFERRED[errno] ?? NAMES.get(errno) ?? `errno ${errno}`;
 }
 
 /** Tells whether a caught value is a failed call with one of these errno names. */

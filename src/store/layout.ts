@@ -189,7 +189,7 @@ function openParts(directory: string): Parts {
   try {
     const top = keep(makeDirectory(AT_FDCWD, directory));
     const lock = keep(openAt(top, 'lock', O_RDWR | O_CREAT | O_NOFOLLOW, 0o600));
-    if (!tryLock(lock)) throw new RootlayerError('E_STATE', `Cannot use state directory "${directory}": another rootlayer has it open`);
+    if (!tryLockFd(lock)) throw new RootlayerError('E_STATE', `Cannot use state directory "${directory}": another rootlayer has it open`);
     const outer = keep(makeDirectory(top, 'blobs'));
     const blobs = keep(makeDirectory(outer, 'sha256'));
     const [layers, ingest, trash] = [
@@ -201,16 +201,6 @@ function openParts(directory: string): Parts {
     return { lock, blobs, layers, ingest, trash };
   } catch (error) {
     closeAll(opened);
-    throw error;
-  }
-}
-
-/** EAGAIN and EWOULDBLOCK are one number, and either name may be the one it is told by. */
-function tryLock(fd: number): boolean {
-  try {
-    return tryLockFd(fd);
-  } catch (error) {
-    if (isErrno(error, 'EWOULDBLOCK')) return false;
     throw error;
   }
 }

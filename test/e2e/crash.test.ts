@@ -317,7 +317,10 @@ t.test('O02 a job whose processes are killed fails with a code, and the daemon l
 
   await nextJobWorks(t, victim);
   await until('the next worker', () => workersOf(daemon).length > 0);
+  const idle = workersOf(daemon);
+  const launchers = descendantsOf(daemon.pid).filter(({ pid }) => idle.some(({ parent }) => parent === pid));
   killWorkers(daemon);
+  await until('the end of their launchers', () => !launchers.some(isAlive));
   // Those were waiting for something to do: nobody misses them.
   await nextJobWorks(t, victim);
   daemon.signal('SIGTERM');

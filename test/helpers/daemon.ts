@@ -77,7 +77,7 @@ function untilReady(child: ChildProcessWithoutNullStreams, lines: string[]): Pro
 }
 
 /** A process that cannot be mistaken for a later one with the same number. */
-export type ProcessId = { pid: number; startTime: string; command: string };
+export type ProcessId = { pid: number; parent: number; startTime: string; command: string };
 
 /** All processes that descend from one, by /proc. */
 export function descendantsOf(pid: number): ProcessId[] {
@@ -90,7 +90,7 @@ export function descendantsOf(pid: number): ProcessId[] {
   const visit = (parent: number): void => {
     for (const child of parents.get(parent) ?? []) {
       const stat = readStat(child);
-      if (stat !== null) found.push({ pid: child, startTime: stat.startTime, command: readCommand(child) });
+      if (stat !== null) found.push({ pid: child, parent, startTime: stat.startTime, command: readCommand(child) });
       visit(child);
     }
   };

@@ -8,13 +8,18 @@ import { timed } from '../measure.ts';
 import { BASE_NAME, type Daemon, importBase, openEmbedded, runJob, startDaemon } from '../rootlayer.ts';
 import type { Contender } from '../scenario.ts';
 
-/** 5,000 files of 5,000 bytes in 50 directories, made by the shell itself: the time is that of the files, not of programs. */
+/** 5,000 files of 5,000 bytes in 50 directories. Perl, which every Debian has, makes them four times as fast as the shell: less of the time is the script's own. */
 export const FILES_SCRIPT = `
-block=$(printf '%04988d' 0)
-for d in {10..59}; do
-  mkdir /srv/$d
-  for f in {100..199}; do printf '%s-%s-%s-\\n' $d $f "$block" >/srv/$d/$f; done
-done
+perl -e '
+  my $block = "0" x 4992;
+  for my $d (10..59) {
+    mkdir "/srv/$d" or die;
+    for my $f (100..199) {
+      open my $file, ">", "/srv/$d/$f" or die;
+      print $file "$d-$f-$block\\n";
+      close $file or die;
+    }
+  }'
 `;
 
 const MAX_JOBS = 2;

@@ -93,10 +93,19 @@ t.test('ociArchive() is read by skopeo and unpacked by umoci to the tree that th
   }
 });
 
+/** Podman keeps its locks and its state in /dev/shm and /run, unless told otherwise. */
+function podmanEnv(dir: string): Record<string, string> {
+  const file = path.join(dir, 'containers.conf');
+  mkdirSync(path.join(dir, 'podman'));
+  const paths = ['tmp_dir', 'static_dir', 'volume_path'].map((key) => `${key}="${path.join(dir, 'podman', key)}"`);
+  writeFileSync(file, ['[engine]', 'lock_type="file"', ...paths, ''].join('\n'));
+  return { TMPDIR: dir, CONTAINERS_CONF: file };
+}
+
 t.test('dockerArchive() is read by skopeo, buildah and podman', async (t) => {
   const dir = scratchFor(t);
   const storage = ['--root', path.join(dir, 'root'), '--runroot', path.join(dir, 'run'), '--storage-driver', 'vfs'];
-  const env = { TMPDIR: dir };
+  const env = podmanEnv(dir);
   for (const [compression, archive] of await archives(dir)) {
     const file = path.join(dir, `exported-${compression}.tar`);
     await withStore(t, dir, async (store) => {

@@ -117,6 +117,7 @@ export class WorkerShare implements AsyncDisposable {
     const worker = this.#worker;
     return {
       isFresh: worker.isFresh,
+      hasEnded: worker.hasEnded,
       call: (...args) => worker.call(...args),
       async [Symbol.asyncDispose](): Promise<void> {},
     };
