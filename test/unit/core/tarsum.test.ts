@@ -199,7 +199,7 @@ t.test('tarsumLabelOf() gives what stands before the first plus, or nothing', (t
 });
 
 function optionsOf(version: string, hash: string, extra: string): TarsumOptions {
-  const { hash: _default, ...label } = parseTarsumLabel(`${version}+sha256`);
+  const label = parseTarsumLabel(`${version}+sha256`);
   const known = (['sha256', 'sha512', 'sha384', 'sha224', 'sha1', 'md5'] as const).find((name) => name === hash);
   if (known === undefined) throw new Error(`unknown hash ${hash}`);
   return { ...label, hash: known, ...(extra === '-' ? {} : { extra: readFileSync(path.join(fixtures, extra)) }) };
