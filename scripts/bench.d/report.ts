@@ -37,7 +37,7 @@ function factLines({ facts, rounds, command }: Report): string[] {
 }
 
 function cellsOf(row: Row): string[] {
-  const { title, unit, ours, peer, ratio, target, isMet } = row;
+  const { title, unit, ours, peer, ratio, target } = row;
   const cpu = (measured: Measured | null): string => (measured === null || measured.cpuMs === null ? '' : formatNumber(measured.cpuMs));
   return [
     title,
@@ -49,7 +49,7 @@ function cellsOf(row: Row): string[] {
     cpu(peer),
     ratio === null ? '' : formatRatio(ratio),
     target === null ? '' : formatTarget(target, unit),
-    isMet === null ? '' : isMet ? 'met' : 'missed',
+    formatOutcome(row),
   ];
 }
 
@@ -66,4 +66,10 @@ function formatRatio(ratio: number): string {
 function formatTarget({ kind, atMost }: Target, unit: string): string {
   if (kind === 'value') return `≤ ${atMost} ${unit}`;
   return atMost < 0.5 ? `≥ ${Math.round(10 / atMost) / 10} × faster` : `≤ ${atMost}`;
+}
+
+function formatOutcome({ ours, ratio, target }: Row): string {
+  if (target === null) return '';
+  const reached = target.kind === 'value' ? ours.median : (ratio ?? Number.NaN);
+  return reached <= target.atMost ? 'met' : `missed: ${formatNumber(reached / target.atMost)} × it`;
 }
