@@ -55,6 +55,8 @@ export type EngineOptions = {
 };
 
 const GIB = 1024 ** 3;
+/** 1980-01-01, which nixpkgs' builders set. */
+const SEED_EPOCH = 315_532_800;
 const EMPTY_TAR = Buffer.alloc(1024);
 
 /**
@@ -102,12 +104,18 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
     takeRange: (signal) => ranges.take(signal),
     extractContext: (contextId, top, directoryFd, base, signal) =>
       contexts.read(contextId, (contextFd) => unpackContext({ contextFd, top, directoryFd, uidBase: base, signal })),
-    capture: async ({ sourceDateEpoch, id }, upper, lower, signal) => {
+    capture: async ({ sourceDateEpoch, compat, id }, upper, lower, signal) => {
       const path = join(results, id);
       const output = openSync(path, 'wx', 0o600);
       const worker = await captureWorkers.take();
       try {
-        const layer = await captureLayer(worker, { upper, output, lower }, { sourceDateEpoch }, null, signal);
+        const layer = await captureLayer(
+          worker,
+          { upper, output, lower },
+          { sourceDateEpoch: compat === 'seed' ? (sourceDateEpoch ?? SEED_EPOCH) : sourceDateEpoch, compat },
+          null,
+          signal,
+        );
         await store.addLayerBlob(`job ${id}`, { path, digest: layer.diffId, sizeBytes: layer.sizeBytes });
         return layer;
       } finally {

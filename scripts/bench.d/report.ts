@@ -21,7 +21,7 @@ export function formatText(report: Report): string {
 
 /** The same for docs/performance.md. */
 export function formatMarkdown(report: Report): string {
-  const row = (cells: string[]): string => `| ${cells.join(' | ')} |`;
+  const row = (cells: string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
   const rule = HEAD.map((_head, column) => (/^[2367]$/.test(String(column)) ? '---:' : '---'));
   const facts = factLines(report).map((line) => `- ${line}`);
   return `${facts.join('\n')}\n\n${[HEAD, rule, ...report.rows.map(cellsOf)].map(row).join('\n')}\n`;
@@ -68,8 +68,8 @@ function formatTarget({ kind, atMost }: Target, unit: string): string {
   return atMost < 0.5 ? `≥ ${Math.round(10 / atMost) / 10} × faster` : `≤ ${atMost}`;
 }
 
-function formatOutcome({ ours, ratio, target }: Row): string {
-  if (target === null) return '';
+function formatOutcome({ ours, ratio, target, isMet }: Row): string {
+  if (target === null || isMet === null) return '';
   const reached = target.kind === 'value' ? ours.median : (ratio ?? Number.NaN);
-  return reached <= target.atMost ? 'met' : `missed: ${formatNumber(reached / target.atMost)} × it`;
+  return isMet ? 'met' : `missed: ${formatNumber(reached / target.atMost)} × it`;
 }

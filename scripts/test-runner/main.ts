@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, statfsSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, statfsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -86,7 +86,10 @@ function addTo(total: Tally, file: string, tally: Tally): void {
 function makeStateDir(): string {
   const { bavail, bsize } = statfsSync('/dev/shm');
   const parent = bavail * bsize >= 2 ** 30 ? '/dev/shm' : os.tmpdir();
-  return mkdtempSync(path.join(parent, 'rootlayer-test-'));
+  const dir = mkdtempSync(path.join(parent, 'rootlayer-test-'));
+  // Tests run clients as other users, who must get through to what is meant for them.
+  chmodSync(dir, 0o711);
+  return dir;
 }
 
 /** NOTE: `fs.rm` fails on deep trees, and must never walk into a mount. */

@@ -2,8 +2,9 @@ import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import process from 'node:process';
 import type { JobSubmission } from '../api/session.ts';
 import { RootlayerError } from '../core/errors.ts';
-import type { IsolationChoice, NetworkChoice } from '../core/job.ts';
+import type { CompatChoice, IsolationChoice, NetworkChoice } from '../core/job.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
+import { parseDuration, parseSize } from '../core/units.ts';
 import { type BaseSource, parseBaseSource } from './base-source.ts';
 import { type ContextItem, parseCopy, parseFile } from './context-tar.ts';
 import { type OutputPlan, planResult, type ResultFormat } from './output-plan.ts';
@@ -35,6 +36,7 @@ export type RunOptions = SessionOptions & {
   keepImage: boolean;
   detach?: boolean;
   raw?: boolean;
+  compat: string;
   json?: boolean;
 };
 
@@ -53,6 +55,7 @@ const STDIN = 0;
 const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const ISOLATIONS: readonly IsolationChoice[] = ['auto', 'userns', 'chroot', 'vm'];
 const NETWORKS: readonly NetworkChoice[] = ['none', 'host'];
+const COMPATS: readonly CompatChoice[] = ['none', 'seed'];
 
 /** Checks the options of `run`; throws `E_USAGE` naming the option. What is checked here fails before anything is sent. */
 export async function planRun(options: RunOptions): Promise<RunPlan> {
@@ -78,6 +81,7 @@ export async function planRun(options: RunOptions): Promise<RunPlan> {
       sourceDateEpoch: parseEpoch(options.sourceDateEpoch),
       name: options.name ?? null,
       config: options.config === undefined ? null : parseConfig(options.config),
+      compat: oneOf('--compat', options.compat, COMPATS),
     },
   };
 }
@@ -176,7 +180,7 @@ const LIMITS = [
 async function parseLimits(options: RunOptions): Promise<NonNullable<JobSubmission['limits']>> {
   const given = LIMITS.filter(({ option }) => options[option] !== undefined);
   if (given.length === 0) return {};
-  const { limitsSchema, parseDuration, parseSize } = await import('../core/limits.ts');
+  const { limitsSchema } = await import('../core/limits.ts');
   const readers: Record<LimitKind, (text: string) => number> = { size: parseSize, duration: parseDuration, number: parseNumber };
   const values: Record<string, number> = {};
   for (const { option, flag, key, kind } of given) {

@@ -5,7 +5,7 @@ import { type ConnectionLimits, DEFAULT_CONNECTION_LIMITS } from '../api/connect
 import { type Listening, listenOnInherited, listenOnPath, takeActivation } from '../api/listen.ts';
 import { type ApiServer, createServer } from '../api/server.ts';
 import { RootlayerError } from '../core/errors.ts';
-import { parseDuration } from '../core/limits.ts';
+import { parseDuration } from '../core/units.ts';
 import { createEngine, type EngineOptions } from '../engine.ts';
 import { closeOnExecFrom } from '../host/libc.ts';
 import { type Notifier, takeNotifier } from '../host/sd-notify.ts';

@@ -12,6 +12,9 @@ export type Isolation = Exclude<IsolationChoice, 'auto'>;
 export const networkChoices = ['none', 'host'] as const;
 export type NetworkChoice = (typeof networkChoices)[number];
 
+export const compatChoices = ['none', 'seed'] as const;
+export type CompatChoice = (typeof compatChoices)[number];
+
 const envName = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /** Values that only the first `execve` sees; NUL cannot be in them. */
@@ -48,6 +51,11 @@ export const jobRequestSchema = z.strictObject({
   name: z.string().max(4096).nullable().default(null),
   /** Merged over the base's config field by field; see core/image.ts. */
   config: z.record(z.string(), z.unknown()).nullable().default(null),
+  /**
+   * `seed`: a layer like that of nixpkgs' dockerTools: every entry of the upper with one time (`sourceDateEpoch`, 315532800 when null),
+   * names with a leading `./`, hard links as copies, no attributes.
+   */
+  compat: z.enum(compatChoices).default('none'),
 });
 
 /** A checked {@link jobRequestSchema}. */

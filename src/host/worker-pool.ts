@@ -14,7 +14,7 @@ export class WorkerPool {
     this.#kind = kind;
   }
 
-  /** Starts the idle worker if there is none; its failure shows when it is used. */
+  /** Starts the idle worker if there is none; when it fails, another is started once it is wanted. */
   prepare(): void {
     if (this.#idle !== null || this.#life.signal.aborted) return;
     this.#idle = startWorker(this.#kind, [], this.#life.signal);
@@ -27,10 +27,10 @@ export class WorkerPool {
     const worker = this.#idle;
     this.#idle = null;
     if (worker === null) throw this.#life.signal.reason;
-    const ready = await worker;
-    if (!ready.hasEnded) return ready;
-    // Killed while it waited, by an operator or for want of memory: that is no fault of the request.
-    this.release(ready);
+    const ready = await worker.catch(() => null);
+    if (ready?.hasEnded === false) return ready;
+    // Killed before it had anything to do, by an operator or for want of memory: that is no fault of the request.
+    if (ready !== null) this.release(ready);
     return await startWorker(this.#kind, [], this.#life.signal);
   }
 

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { RootlayerError } from '../core/errors.ts';
-import type { IsolationReport, JobRequest, JobUsage, LayerSummary } from '../core/job.ts';
+import type { CompatChoice, IsolationReport, JobRequest, JobUsage, LayerSummary } from '../core/job.ts';
 import { Scope } from '../core/scope.ts';
 import type { CgroupManager, CgroupUsage } from '../host/cgroup.ts';
 import type { IdMaps } from '../host/idmap.ts';
@@ -31,7 +31,7 @@ export type RunnerParts = {
   extractContext(contextId: string, prefix: 'copy' | 'files', directoryFd: number, uidBase: number, signal: AbortSignal): Promise<void>;
   /** Packs a frozen upper against the view of its lower layers (null for `scratch`), and takes the layer into the store. */
   capture(
-    job: { sourceDateEpoch: number | null; id: string },
+    job: { sourceDateEpoch: number | null; compat: CompatChoice; id: string },
     upperFd: number,
     lowerFd: number | null,
     signal: AbortSignal,
@@ -282,10 +282,11 @@ class JobRun {
   async #capture(prepared: Prepared, signal: AbortSignal): Promise<LayerSummary> {
     const { upper, lowerView, before } = prepared;
     this.#job.onCapturing();
-    if (isEmptyDirectory(upper.plainDirFd) && isDeepStrictEqual(rootFingerprint(upper), before)) return this.#parts.emptyLayer;
+    if (this.#job.request.compat === 'none' && isEmptyDirectory(upper.plainDirFd) && isDeepStrictEqual(rootFingerprint(upper), before))
+      return this.#parts.emptyLayer;
     await upper.freeze();
-    const { sourceDateEpoch } = this.#job.request;
-    return await this.#parts.capture({ sourceDateEpoch, id: this.#job.id }, upper.plainDirFd, lowerView, signal);
+    const { sourceDateEpoch, compat } = this.#job.request;
+    return await this.#parts.capture({ sourceDateEpoch, compat, id: this.#job.id }, upper.plainDirFd, lowerView, signal);
   }
 }
 

@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
+import { READS_ANY_CHECKOUT } from '../helpers/command.ts';
 import { baseImagePath, requires } from '../helpers/requires.ts';
-import { MAIN, type Ran, start } from './cli-process.ts';
+import { MAIN, type Ran, start, untilText } from './cli-process.ts';
 
 t.setTimeout(300_000);
 requires(t, 'root', 'overlay', 'loop', 'userns', 'launcher', 'base-image', 'setpriv');
@@ -63,7 +64,7 @@ const client = (daemon: Daemon, args: string[], input = ''): Promise<Ran> => sta
 
 /** Runs the command as a user who is in the group of the socket. */
 function clientAs(uid: number, daemon: Daemon, args: string[]): Promise<Ran> {
-  const ids = ['--reuid', String(uid), '--regid', String(uid), '--groups', '4321'];
+  const ids = ['--reuid', String(uid), '--regid', String(uid), '--groups', '4321', ...READS_ANY_CHECKOUT];
   const child = spawn('setpriv', [...ids, process.execPath, MAIN, ...args, '--socket', daemon.socket], {
     env: { PATH: '/usr/bin:/bin' },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -142,7 +143,7 @@ t.test('SIGTERM lets the running job finish, and takes the socket away', async (
     {},
     'echo ready; sleep 1; echo over',
   );
-  while (!running.soFar.stdout.includes('ready')) await sleep(20);
+  await untilText(running, 'ready');
   daemon.child.kill('SIGTERM');
   const { status, stdout } = await running.ended;
   t.same([status, stdout], [0, 'ready\nover\n']);
@@ -153,7 +154,7 @@ t.test('SIGTERM lets the running job finish, and takes the socket away', async (
 t.test('a second SIGTERM cancels the running job', async (t) => {
   const daemon = await startDaemon(t);
   const running = start(['run', '--from', 'debian:bookworm', '--script', '-', '--socket', daemon.socket], {}, 'echo ready; sleep 600');
-  while (!running.soFar.stdout.includes('ready')) await sleep(20);
+  await untilText(running, 'ready');
   await endAtOnce(daemon);
   t.equal((await running.ended).status, 130);
   t.equal(await daemon.ended, 0, daemon.log());
@@ -162,7 +163,7 @@ t.test('a second SIGTERM cancels the running job', async (t) => {
 t.test('O01 after kill -9 the next daemon takes the socket over and tells that the job is lost', async (t) => {
   const daemon = await startDaemon(t);
   const running = start(['run', '--from', 'debian:bookworm', '--script', '-', '--socket', daemon.socket], {}, 'echo ready; sleep 600');
-  while (!running.soFar.stdout.includes('ready')) await sleep(20);
+  await untilText(running, 'ready');
   daemon.child.kill('SIGKILL');
   await daemon.ended;
   t.ok(existsSync(daemon.socket), 'the stale socket is there');

@@ -82,7 +82,7 @@ class Judge {
 
   /** Runs the script's operations in the work tree; `expected` is what it saw of the whole root at its end. */
   async tryScript(tag: string, operations: string): Promise<Verdict> {
-    const script = `cd /${WORK_TREE}\nexec 3>&1 >&2\n${operations}\nexec >&3\n${LIST_TREE}`;
+    const script = `export LC_ALL=C; cd /${WORK_TREE}\nexec 3>&1 >&2\n${operations}\nexec >&3\n${LIST_TREE}`;
     const { job, stdout, stderr } = await this.#env.run({ from: 'small:1', script });
     if (job.layer === null) throw new Error(`${tag}: ${JSON.stringify(job.error)}\n${stderr.slice(-1000)}`);
     const own = path.join(this.#directory, tag);

@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -137,6 +137,10 @@ t.test('A42 at no moment can a user reach a setuid-root file of an image or a sc
   const probe = startCommand([daemon.stateDir, canary], { user: ALICE, main: app.probe });
   const probed = text(probe.stdout);
   const watch = watchSetuid(daemon.stateDir);
+  t.teardown(async () => {
+    for (const child of [visible, probe]) await end(child);
+    await watch();
+  });
 
   await asOk(ALICE, ['image', 'rm', 'mine:1']);
   await asOk(ALICE, ['image', 'import', ownImage, '--name', 'mine:1']);
@@ -144,7 +148,7 @@ t.test('A42 at no moment can a user reach a setuid-root file of an image or a sc
   mkdirSync(context);
   writeFileSync(path.join(context, 'copied-setuid'), 'x');
   chmodSync(path.join(context, 'copied-setuid'), 0o4755);
-  const script = `mkdir -p /usr/local/bin; cp /usr/bin/cat /${canary}; chmod 4755 /${canary}; chown 0:0 /${canary}; sleep 1; head -c 60M /dev/zero > /srv/big`;
+  const script = `mkdir -p /usr/local/bin; cp /usr/bin/cat /${canary}; chown 0:0 /${canary}; chmod 4755 /${canary}; sleep 1; head -c 60M /dev/zero > /srv/big`;
   const ran = await as(ALICE, ['run', '--from', BASE, '--script', '-', '--copy', context, '-o', path.join(home, 'setuid.tar')], script);
   t.equal(ran.status, 0, ran.stderr.slice(0, 300));
   t.match(execFileSync('tar', ['-tvf', path.join(home, 'setuid.tar')]).toString(), /^-rwsr-xr-x 0\/0 .* usr\/local\/bin\/canary-setuid$/m);
@@ -161,14 +165,18 @@ t.test('A42 at no moment can a user reach a setuid-root file of an image or a sc
   const lines = (await probed).trim().split('\n');
   t.ok(Number(lines.pop()?.split(' ')[1]) > 5, 'the user looked several times');
   t.same(lines, [`file /proc/${visible.pid}/cwd/${canary}`], 'and reached only what was laid out for them');
-  visible.kill('SIGKILL');
-  await once(visible, 'exit');
 });
 
 t.test('the daemon ends', async (t) => {
   daemon.signal('SIGTERM');
   t.equal(await daemon.ended, 0);
 });
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
 
 function jobRequests(id: string): PlainRequest[] {
   const gets = ['', '/events', '/events?follow=1', '/log', '/log?stream=stderr', '/layer', '/layer?compression=gzip', '/layer-json']
@@ -203,7 +211,7 @@ function imageNames(listed: string): string[] {
   return (JSON.parse(listed) as { images: { names: string[] }[] }).images.flatMap(({ names }) => names);
 }
 
-/** An OCI layout, readable for all, with a setuid-root file among many others, so that its unpacking takes a while. */
+/** An OCI archive, readable for all, with a setuid-root file among many others, so that its unpacking takes a while. */
 function makeSetuidImage(): string {
   const top = path.join(directory, 'setuid-tree');
   const make =
@@ -215,7 +223,9 @@ function makeSetuidImage(): string {
   rmSync(top, { recursive: true });
   const layout = path.join(directory, 'setuid-layout');
   new UmociLayout(layout).addImage('mine', [layer]);
-  return layout;
+  const archive = path.join(directory, 'setuid-image.tar');
+  execFileSync('tar', ['-cf', archive, '-C', layout, '.']);
+  return archive;
 }
 
 /** Looks for setuid-root files below a directory all the time; the function that it gives ends that. */

@@ -41,6 +41,18 @@ export function jobBehaviour(t: Test, env: TestEngine, isolation: Isolation): vo
     t.equal(first.job.layer?.tarsum, second.job.layer?.tarsum);
   });
 
+  t.test('compat "seed" gives every entry one time, names with "./" and no attributes', async (t) => {
+    const { job } = await run('echo x > /srv/x; ln /srv/x /srv/y; setcap cap_chown+ep /srv/x', { compat: 'seed' });
+    t.equal(job.state, 'done', JSON.stringify(job.error));
+    const members = readTar(await env.layer(job));
+    t.ok(members.some(({ header }) => header.name.toString() === './srv/y'));
+    for (const { header } of members) {
+      t.match(header, { mtimeSec: 315_532_800, xattrs: [] });
+      t.ok(header.type === 'file' || header.type === 'directory', header.type);
+      t.equal(header.name.toString().slice(0, 2), './');
+    }
+  });
+
   t.test('stdout and stderr are told apart, and no byte is lost', async (t) => {
     const { job, stdout, stderr } = await run('echo out; echo err >&2; echo named > /dev/stdout; printf "\\377\\376\\n"');
     t.equal(job.state, 'done');

@@ -41,6 +41,7 @@ export function runCommand(outcome: Outcome): Command {
     .option('--select <name:tag>', 'which image of an archive that holds several')
     .option('--no-keep-image', 'remove the base image again that --from FILE brought into the store')
     .option('--detach', 'print the id of the job and leave it to the daemon')
+    .option('--compat <kind>', 'none, or seed for a layer as nixpkgs dockerTools makes it', 'none')
     .option('--raw', "leave the script's output as it is, on a terminal too")
     .option('--json', 'print one JSON document on standard output, and the log on standard error');
   return addSessionOptions(command)

@@ -18,6 +18,7 @@ async function makeOptions(t: Test, options: Partial<RunOptions> = {}): Promise<
     file: [],
     env: [],
     keepImage: true,
+    compat: 'none',
   };
   return { ...defaults, ...options };
 }

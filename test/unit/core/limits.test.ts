@@ -1,5 +1,6 @@
 import t from 'tap';
-import { limitsSchema, parseDuration, parseSize } from '../../../src/core/limits.ts';
+import { limitsSchema } from '../../../src/core/limits.ts';
+import { parseDuration, parseSize } from '../../../src/core/units.ts';
 
 t.test('parseSize() reads numbers with units of 1024', (t) => {
   const sizes: Record<string, number> = {
