@@ -77,10 +77,11 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   const uidBase = options.uidBase ?? DEFAULT_UID_BASE;
   const onProblem = options.onProblem ?? (() => {});
   checkRoot();
-  const store = scope.use(await openStore(options, uidBase));
-  await store.recover();
+  // Before anything starts a process: the daemon may have to move itself.
   const cgroups = openCgroups(options);
   scope.defer(() => cgroups.close());
+  const store = scope.use(await openStore(options, uidBase));
+  await store.recover();
   const directory = (name: string): string => makeDirectory(options.stateDir, name);
   const contexts = new ContextStore(join(options.stateDir, 'contexts'), { maxBytes: 10 * GIB, maxPerUid: 16, lifeMs: 3_600_000 });
   scope.defer(() => contexts.close());
@@ -106,21 +107,19 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
       contexts.read(contextId, (contextFd) => unpackContext({ contextFd, top, directoryFd, uidBase: base, signal })),
     capture: async ({ sourceDateEpoch, compat, id }, upper, lower, signal) => {
       const path = join(results, id);
-      const output = openSync(path, 'wx', 0o600);
       const worker = await captureWorkers.take();
       try {
-        const layer = await captureLayer(
-          worker,
-          { upper, output, lower },
-          { sourceDateEpoch: compat === 'seed' ? (sourceDateEpoch ?? SEED_EPOCH) : sourceDateEpoch, compat },
-          null,
-          signal,
-        );
-        await store.addLayerBlob(`job ${id}`, { path, digest: layer.diffId, sizeBytes: layer.sizeBytes });
-        return layer;
+        const output = openSync(path, 'wx', 0o600);
+        try {
+          const epoch = compat === 'seed' ? (sourceDateEpoch ?? SEED_EPOCH) : sourceDateEpoch;
+          const layer = await captureLayer(worker, { upper, output, lower }, { sourceDateEpoch: epoch, compat }, null, signal);
+          await store.addLayerBlob(`job ${id}`, { path, digest: layer.diffId, sizeBytes: layer.sizeBytes });
+          return layer;
+        } finally {
+          closeSync(output);
+          rmSync(path, { force: true });
+        }
       } finally {
-        closeSync(output);
-        rmSync(path, { force: true });
         captureWorkers.release(worker);
         if (options.keepWarm === true) captureWorkers.prepare();
       }
@@ -143,8 +142,9 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
     checkSpace: () => checkFreeSpace(options.stateDir, 0, { ...DEFAULT_ADMISSION, ...options.admission }),
     chooseIsolation: (caller, request) => chooseIsolation(policy, caller, request),
     takeContext: (caller, id) => contexts.take(caller, id),
-    imageConfig: (caller, job, request) => local().jobImageConfig(caller, job, request),
-    nameImage: (caller, job, request, config) => local().nameJobImage(caller, job, request, config),
+    imageConfig: (job, base, request) => local().jobImageConfig(job, base, request),
+    nameImage: (job, base, request, config) => local().nameJobImage(job, base, request, config),
+    atomically: (action) => store.database.transaction(action)(),
     hold: (job, base) => {
       // The result can be had as an image as long as the job is kept: its base must not go before.
       if (base !== null) store.holdImage(`job ${job.id}`, base);

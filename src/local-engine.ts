@@ -10,7 +10,7 @@ import type { Compression, ImageFormat, ImageRecord } from './core/image.ts';
 import { deriveConfig } from './core/image-config.ts';
 import type { JobEvent, JobRecord, JobRequest, LayerSummary } from './core/job.ts';
 import { parseImageName } from './core/reference.ts';
-import type { Scope } from './core/scope.ts';
+import { Scope } from './core/scope.ts';
 import { findFeatures } from './features.ts';
 import { close } from './host/libc.ts';
 import type { WorkerPool } from './host/worker-pool.ts';
@@ -157,17 +157,15 @@ export class LocalEngine implements Engine {
     await this.#closed;
   }
 
-  /** The config text of the image that a job makes: the base's, with the job's override, one layer and one line of history more. */
-  jobImageConfig(caller: Caller, job: JobRecord, request: JobRequest): string {
-    if (job.layer === null) throw new Error('a job without a layer has no image');
-    return this.#config(this.#baseOf(caller, request), job.layer, request);
+  /** The config text of the image that a job makes of its base: the base's, with the job's override, one layer and one line of history more. */
+  jobImageConfig(job: JobRecord, base: ImageRecord | null, request: JobRequest): string {
+    return this.#config(base, job.layer, request);
   }
 
   /** Stores the image that a job made under the name it asked for. */
-  async nameJobImage(caller: Caller, job: JobRecord, request: JobRequest, config: string): Promise<string> {
+  async nameJobImage(job: JobRecord, base: ImageRecord | null, request: JobRequest, config: string): Promise<string> {
     const name = parseImageName(request.name ?? '');
-    const base = this.#baseOf(caller, request);
-    await this.#parts.store.createImage(caller.uid, { base, layer: job.layer?.diffId ?? null, config, names: [name] });
+    await this.#parts.store.createImage(job.uid, { base, layer: job.layer?.diffId ?? null, config, names: [name] });
     return name;
   }
 
@@ -228,25 +226,20 @@ export class LocalEngine implements Engine {
     const { store, captureWorkers, mounter, ranges, stateDir } = this.#parts;
     await using lease = await store.leaseImage(withLayer(base, layer), () => {}, signal);
     await using range = await ranges.take(signal);
-    const lowers = openLowers(lease.layers.map(({ path }) => path).reverse(), range.plainFd);
     const path = join(stateDir, 'results', `root-${randomBytes(8).toString('hex')}`);
+    await using scope = new Scope();
+    const lowers = openLowers(lease.layers.map((layer) => layer.path).reverse(), range.plainFd);
+    scope.defer(() => closeLowers(lowers));
     const output = openSync(path, 'wx+', 0o600);
+    scope.defer(() => closeSync(output));
+    unlinkSync(path);
+    const root = await openLowerView(mounter, lowers);
+    scope.defer(() => close(root));
     const worker = await captureWorkers.take();
-    try {
-      unlinkSync(path);
-      const root = await openLowerView(mounter, lowers);
-      try {
-        const packed = await packTree(worker, { root, output }, {}, null, signal);
-        const stream = createReadStream('', { fd: openSync(`/proc/self/fd/${output}`, 'r'), start: 0, highWaterMark: 1024 * 1024 });
-        return { stream, sizeBytes: packed.sizeBytes, digest: packed.diffId, fileName: 'rootfs.tar' };
-      } finally {
-        close(root);
-      }
-    } finally {
-      closeSync(output);
-      closeLowers(lowers);
-      captureWorkers.release(worker);
-    }
+    scope.defer(() => captureWorkers.release(worker));
+    const packed = await packTree(worker, { root, output }, {}, null, signal);
+    const stream = createReadStream('', { fd: openSync(`/proc/self/fd/${output}`, 'r'), start: 0, highWaterMark: 1024 * 1024 });
+    return { stream, sizeBytes: packed.sizeBytes, digest: packed.diffId, fileName: 'rootfs.tar' };
   }
 }
 

@@ -11,6 +11,7 @@ export async function readFacts(state: string): Promise<Record<string, string>> 
     memory: `${(os.totalmem() / 2 ** 30).toFixed(0)} GiB`,
     kernel: os.release().replace(/-.*/, ''),
     node: process.versions.node,
+    'load before': `${(os.loadavg()[0] ?? 0).toFixed(1)} processes`,
     state,
     buildah: `${(await firstLine('buildah --version')).split(' ')[2] ?? ''}, overlay driver, chroot isolation`,
     tar: (await firstLine('tar --version')).split(' ').at(-1) ?? '',

@@ -29,9 +29,10 @@ async function main(): Promise<void> {
     throw new Error(`Cannot find a scenario for ${options.only}: there are ${SCENARIOS.map(({ name }) => name).join(', ')}`);
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => stop.abort(new Error('Cannot go on: interrupted')));
+  const facts = await readFacts(options.state);
   const rows = await measureAll(chosen, options, stop.signal);
   const command = ['scripts/bench', ...args].join(' ');
-  process.stdout.write(FORMATS[options.format]({ facts: await readFacts(options.state), rounds: options.rounds, command, rows }));
+  process.stdout.write(FORMATS[options.format]({ facts, rounds: options.rounds, command, rows }));
 }
 
 async function measureAll(chosen: ScenarioMaker[], options: Options, signal: AbortSignal): Promise<Row[]> {

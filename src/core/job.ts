@@ -18,13 +18,23 @@ export type CompatChoice = (typeof compatChoices)[number];
 const envName = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /** Values that only the first `execve` sees; NUL cannot be in them. */
-const envSchema = z.record(
-  z.string().regex(envName, 'want letters, digits and underscores, not starting with a digit'),
-  z
-    .string()
-    .max(128 * 1024)
-    .refine((value) => !value.includes('\0'), 'want no NUL byte'),
-);
+const MAX_VARIABLES = 1000;
+/** What execve(2) takes for one string, and well below what it takes in all. */
+const MAX_VARIABLE_BYTES = 131_072 - 1;
+const MAX_ENV_BYTES = 1024 * 1024;
+
+const envSchema = z
+  .record(
+    z.string().regex(envName, 'want letters, digits and underscores, not starting with a digit'),
+    z.string().refine((value) => !value.includes('\0'), 'want no NUL byte'),
+  )
+  .refine((env) => Object.keys(env).length <= MAX_VARIABLES, `want at most ${MAX_VARIABLES} variables`)
+  .refine((env) => sizesOf(env).every((size) => size <= MAX_VARIABLE_BYTES), `want at most ${MAX_VARIABLE_BYTES} bytes a variable`)
+  .refine((env) => sizesOf(env).reduce((sum, size) => sum + size, 0) <= MAX_ENV_BYTES, `want at most ${MAX_ENV_BYTES} bytes in all`);
+
+function sizesOf(env: Record<string, string>): number[] {
+  return Object.entries(env).map(([name, value]) => Buffer.byteLength(name) + Buffer.byteLength(value) + 2);
+}
 
 /**
  * One request to run a script on a base image, as a client sends it. No member is a path of the host: the files of `--copy`

@@ -15,20 +15,20 @@ export const limitsSchema = z.strictObject({
   diskBytes: z
     .int()
     .min(16 * MIB)
-    .max(16 * 1024 * GIB)
+    .max(1024 * GIB)
     .default(8 * GIB),
   inodes: z.int().min(1024).max(100_000_000).default(500_000),
   /** Wall clock from the script's first instruction. */
   timeMs: z
     .int()
     .min(1)
-    .max(30 * 24 * 3600 * 1000)
+    .max(24 * 24 * 3600 * 1000)
     .default(15 * 60 * 1000),
   /** Longest time without output; 0 is no limit. */
   silenceMs: z
     .int()
     .min(0)
-    .max(30 * 24 * 3600 * 1000)
+    .max(24 * 24 * 3600 * 1000)
     .default(0),
   /** Standard output and standard error together. */
   outputBytes: z

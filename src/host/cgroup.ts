@@ -1,5 +1,5 @@
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RootlayerError } from '../core/errors.ts';
 
@@ -48,18 +48,16 @@ export class CgroupManager {
     this.lacking = (['memory', 'pids', 'cpu'] as const).filter((name) => !held.has(name));
   }
 
-  /** Finds the writable hierarchies, and removes what an earlier daemon of the same `name` left in them. */
-  static open(name: string): CgroupManager {
+  /**
+   * Finds the writable hierarchies, and removes what an earlier daemon of the same `name` left in them. To be called before the process has
+   * children: in cgroup v2 it may have to move itself. With `mayMove` false it never does.
+   */
+  static open(name: string, mayMove = true): CgroupManager {
     const hierarchies: Hierarchy[] = [];
     for (const mounted of readHierarchies()) {
-      const parent = join(mounted.path, `${FOLDER}-${name}`);
-      try {
-        mkdirSync(parent, { recursive: true });
-        if (mounted.version === 2) delegate(mounted.path, parent, mounted.controllers);
-        hierarchies.push({ version: mounted.version, controllers: mounted.controllers, parent });
-      } catch {
-        // A read-only or foreign hierarchy: what it would limit shows up in `lacking`.
-      }
+      const hierarchy = mounted.version === 2 ? placeV2(mounted, name, mayMove) : placeBelowOwn(mounted, name);
+      // A read-only or foreign hierarchy: what it would limit shows up in `lacking`.
+      if (hierarchy !== null) hierarchies.push(hierarchy);
     }
     const manager = new CgroupManager(hierarchies);
     manager.#removeLeftovers();
@@ -69,13 +67,18 @@ export class CgroupManager {
   /** Makes the control group of a job, limits set before any process is in it. Limits that the machine lacks are left out: see `lacking`. */
   create(id: string, limits: CgroupLimits): Cgroup {
     const paths = new Map<Hierarchy, string>();
-    for (const hierarchy of this.#hierarchies) {
-      const path = join(hierarchy.parent, `job-${id}`);
-      mkdirSync(path);
-      paths.set(hierarchy, path);
-      setLimits(hierarchy, path, limits);
+    try {
+      for (const hierarchy of this.#hierarchies) {
+        const path = join(hierarchy.parent, `job-${id}`);
+        mkdirSync(path);
+        paths.set(hierarchy, path);
+        setLimits(hierarchy, path, limits);
+      }
+      return new JobCgroup(paths);
+    } catch (error) {
+      for (const path of paths.values()) rmdirSync(path);
+      throw error;
     }
-    return new JobCgroup(paths);
   }
 
   #removeLeftovers(): void {
@@ -233,7 +236,8 @@ function removeSoon(path: string): void {
   }
 }
 
-type Mounted = { version: 1 | 2; controllers: Controller[]; path: string };
+/** `path` is this process's own place in the hierarchy, `point` where it is mounted. */
+type Mounted = { version: 1 | 2; controllers: Controller[]; path: string; point: string };
 
 /** The mounted hierarchies and this process's place in each (proc(5): mountinfo, cgroup). */
 function readHierarchies(): Mounted[] {
@@ -250,12 +254,12 @@ function readHierarchies(): Mounted[] {
     if (type === 'cgroup2') {
       const path = placeBelow(point, root, own.get('') ?? '/');
       const offered = (readText(join(path, 'cgroup.controllers')) ?? '').split(' ');
-      found.push({ version: 2, controllers: CONTROLLERS.filter((name) => offered.includes(name)), path });
+      found.push({ version: 2, controllers: CONTROLLERS.filter((name) => offered.includes(name)), path, point });
     } else if (type === 'cgroup') {
       const controllers = CONTROLLERS.filter((name) => options.split(',').includes(name));
       const key = [...own.keys()].find((names) => names.split(',').some((name) => controllers.includes(name as Controller)));
       if (controllers.length > 0 && key !== undefined) {
-        found.push({ version: 1, controllers, path: placeBelow(point, root, own.get(key) ?? '/') });
+        found.push({ version: 1, controllers, path: placeBelow(point, root, own.get(key) ?? '/'), point });
       }
     }
   }
@@ -272,28 +276,57 @@ function placeBelow(point: string, root: string, own: string): string {
   return below.startsWith('..') || !existsSync(path) ? point : path;
 }
 
-/**
- * Lets a v2 child group use the controllers. A group with processes of its own cannot hand controllers on, so the daemon moves into a
- * leaf first (systemd's `Delegate=` allows it). Where that is refused, the controllers are not used.
- */
-function delegate(own: string, parent: string, controllers: Controller[]): void {
-  const usable = controllers.filter((name) => name !== 'cpuacct');
-  if (usable.length > 0) {
-    try {
-      enable(own, usable);
-    } catch {
-      moveSelf(own);
-      tryEnable(own, usable, controllers);
-    }
-    tryEnable(parent, usable, controllers);
+const SUPERVISOR = 'supervisor';
+
+function placeBelowOwn(mounted: Mounted, name: string): Hierarchy | null {
+  const parent = join(mounted.path, `${FOLDER}-${name}`);
+  try {
+    mkdirSync(parent, { recursive: true });
+    return { version: mounted.version, controllers: mounted.controllers, parent };
+  } catch {
+    return null;
   }
 }
 
-function tryEnable(path: string, usable: Controller[], controllers: Controller[]): void {
+/**
+ * A v2 group with processes of its own cannot hand controllers on. So: below the own group if it can (or if moving the daemon into a leaf of it makes
+ * it so: systemd's `Delegate=`), else at the top of the hierarchy, as container engines do, else only for killing. Source: cgroups(7).
+ */
+function placeV2(mounted: Mounted, name: string, mayMove: boolean): Hierarchy | null {
+  const usable = mounted.controllers.filter((controller) => controller !== 'cpuacct');
+  const own = basename(mounted.path) === SUPERVISOR ? dirname(mounted.path) : mounted.path;
+  for (const place of [own, mounted.point]) {
+    if (usable.length === 0) break;
+    const parent = join(place, `${FOLDER}-${name}`);
+    if (
+      handsOn(place, usable, mayMove) &&
+      succeeds(() => mkdirSync(parent, { recursive: true })) &&
+      succeeds(() => enable(parent, usable))
+    ) {
+      return { version: 2, controllers: usable, parent };
+    }
+  }
+  return placeBelowOwn({ ...mounted, controllers: [], path: own }, name);
+}
+
+function handsOn(place: string, controllers: Controller[], mayMove: boolean): boolean {
+  if (succeeds(() => enable(place, controllers))) return true;
+  if (!isOnlyOurs(place)) return false;
+  if (!mayMove) return true;
+  return succeeds(() => moveSelf(place)) && succeeds(() => enable(place, controllers));
+}
+
+/** Other people's processes are never moved. */
+function isOnlyOurs(place: string): boolean {
+  return (readText(join(place, 'cgroup.procs')) ?? '0') === String(process.pid);
+}
+
+function succeeds(action: () => unknown): boolean {
   try {
-    enable(path, usable);
+    action();
+    return true;
   } catch {
-    controllers.length = 0;
+    return false;
   }
 }
 
@@ -302,7 +335,7 @@ function enable(path: string, controllers: Controller[]): void {
 }
 
 function moveSelf(own: string): void {
-  const leaf = join(own, 'supervisor');
+  const leaf = join(own, SUPERVISOR);
   mkdirSync(leaf, { recursive: true });
   writeFileSync(join(leaf, 'cgroup.procs'), String(process.pid));
 }

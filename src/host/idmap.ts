@@ -35,13 +35,14 @@ export const RANGE_SIZE = 65_536;
 export type IdMaps = { base: number; lowerFd: number; upperFd: number } & Disposable;
 
 export async function openIdMaps(storeBase: number, base: number): Promise<IdMaps> {
-  const [lowerFd, upperFd] = await Promise.all([
-    openUserNamespace([[storeBase, base, RANGE_SIZE]]),
-    openUserNamespace([
-      [0, base, RANGE_SIZE],
-      [RANGE_SIZE, 0, 1],
-    ]),
-  ]);
+  const lowerFd = await openUserNamespace([[storeBase, base, RANGE_SIZE]]);
+  const upperFd = await openUserNamespace([
+    [0, base, RANGE_SIZE],
+    [RANGE_SIZE, 0, 1],
+  ]).catch((error: unknown) => {
+    close(lowerFd);
+    throw error;
+  });
   return {
     base,
     lowerFd,

@@ -51,14 +51,19 @@ export function launch(
   fds: number[],
   socketFd: number | 'pipe' = 'pipe',
 ): Launched {
+  const request = encode([['status', STATUS_FD], ...records]);
   const child = spawn(LAUNCHER, [mode], { stdio: [...stdio, 'pipe', socketFd, 'pipe', ...fds], env: {}, cwd: '/' });
-  const [, , , request, socket, status] = child.stdio as unknown as Duplex[];
-  if (request === undefined || request === null || status === undefined || status === null) {
-    throw new RootlayerError('E_INTERNAL', 'Cannot start the launcher: its pipes are missing', { hint: 'Build it with scripts/build.' });
+  // Without descriptors to spare there is neither a process nor its pipes; the error event comes later.
+  child.on('error', () => {});
+  const [, , , input, socket, status] = (child.stdio ?? []) as unknown as Duplex[];
+  if (!input || !status) {
+    throw new RootlayerError('E_BUSY', 'Cannot start the launcher: no descriptors or processes to spare', {
+      hint: 'Try again later, or raise the limits of the daemon.',
+    });
   }
   const report = readStatus(child, status);
-  request.on('error', () => {}); // a launcher that died early says so on its status descriptor
-  request.end(encode([['status', STATUS_FD], ...records]));
+  input.on('error', () => {}); // a launcher that died early says so on its status descriptor
+  input.end(request);
   return { child, socket: socket as Launched['socket'], ...report, kill: () => end(child) };
 }
 
@@ -73,10 +78,19 @@ function end(child: ChildProcess): void {
   child.once('exit', () => clearTimeout(timer));
 }
 
+/** Keys whose values a stranger may have chosen: they come behind the end mark, where the launcher takes no others. */
+const PROGRAM_KEYS = new Set(['env', 'exec', 'arg']);
+
+/** NUL separates the records: a value that held one would be two. */
 function encode(records: LauncherRecords): Buffer {
+  const own = records.filter(([key]) => !PROGRAM_KEYS.has(key));
+  const program = records.filter(([key]) => PROGRAM_KEYS.has(key));
   const parts: Buffer[] = [];
-  for (const [key, value] of records)
-    parts.push(Buffer.from(`${key}=`), Buffer.isBuffer(value) ? value : Buffer.from(String(value)), Buffer.of(0));
+  for (const [key, value] of [...own, ['end', ''] as const, ...program]) {
+    const bytes = Buffer.isBuffer(value) ? value : Buffer.from(String(value));
+    if (bytes.includes(0)) throw new RootlayerError('E_INTERNAL', `Cannot start the launcher: the value of "${key}" holds a NUL byte`);
+    parts.push(Buffer.from(`${key}=`), bytes, Buffer.of(0));
+  }
   return Buffer.concat(parts);
 }
 

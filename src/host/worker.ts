@@ -1,10 +1,11 @@
 import { fileURLToPath } from 'node:url';
 import { type Deferred, deferred } from '../core/deferred.ts';
 import type { Progress } from '../core/engine.ts';
-import { type ErrorBody, RootlayerError } from '../core/errors.ts';
+import { RootlayerError } from '../core/errors.ts';
 import { isErrno } from './errno.ts';
 import { type Launched, launch } from './launcher.ts';
 import { close, sendWithFds } from './libc.ts';
+import { FrameReader, type WorkerMessage } from './worker-frames.ts';
 
 /** What kind of confinement a worker gets. */
 export type WorkerKind = {
@@ -51,7 +52,6 @@ export const CAP = {
 } as const;
 
 const STDERR_KEPT = 16 * 1024;
-const MAX_MESSAGE = 64 * 1024 * 1024;
 
 /** Starts a worker and waits until it is confined. Throws `E_WORKER` when it does not get there. */
 export async function startWorker(kind: WorkerKind, cgroupFds: number[], signal: AbortSignal): Promise<Worker> {
@@ -73,7 +73,7 @@ class WorkerProcess implements Worker {
   #pending: Deferred<unknown> = deferred();
   #progress: Progress | null = null;
   #stderr = '';
-  #received: Buffer = Buffer.alloc(0);
+  readonly #frames = new FrameReader();
 
   constructor(kind: WorkerKind, cgroupFds: number[]) {
     this.#name = kind.entry;
@@ -150,18 +150,11 @@ class WorkerProcess implements Worker {
   }
 
   #receive(chunk: Buffer): void {
-    this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk]);
-    while (this.#received.length >= 4) {
-      const length = this.#received.readUInt32LE(0);
-      if (length > MAX_MESSAGE) {
-        this.#pending.reject(this.#died(`it announced a message of ${length} bytes`));
-        this.#kill();
-        return;
-      }
-      if (this.#received.length < 4 + length) return;
-      const message: unknown = JSON.parse(this.#received.toString('utf8', 4, 4 + length));
-      this.#received = this.#received.subarray(4 + length);
-      this.#handle(message as WorkerMessage);
+    try {
+      for (const message of this.#frames.push(chunk)) this.#handle(message);
+    } catch (error) {
+      this.#pending.reject(this.#died(`it sent no message of ours (${error instanceof Error ? error.message.slice(0, 200) : ''})`));
+      this.#kill();
     }
   }
 
@@ -187,12 +180,6 @@ class WorkerProcess implements Worker {
     this.#launched.socket.destroy();
   }
 }
-
-type WorkerMessage =
-  | { kind: 'ready' }
-  | { kind: 'progress'; progress: Parameters<Progress>[0] }
-  | { kind: 'result'; result: unknown }
-  | { kind: 'error'; error: ErrorBody; stack?: string };
 
 function toError(message: Extract<WorkerMessage, { kind: 'error' }>): RootlayerError {
   const { code, message: text, hint } = message.error;

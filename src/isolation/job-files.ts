@@ -1,4 +1,5 @@
 import { writeSync } from 'node:fs';
+import { RootlayerError } from '../core/errors.ts';
 import { mountDetached } from '../host/filesystems.ts';
 import {
   chownAt,
@@ -27,7 +28,11 @@ export type FillFiles = (directoryFd: number) => Promise<void>;
  * written as they are: never expanded, quoted or put on a command line. The caller closes the descriptor.
  */
 export async function makeJobFiles(script: Buffer, uidBase: number, maxBytes: number, fill: FillFiles | null): Promise<number> {
-  const mountFd = mountDetached('tmpfs', { mode: '0755', size: String(maxBytes) }, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+  const mountFd = mountDetached(
+    'tmpfs',
+    { mode: '0755', size: String(maxBytes), nr_inodes: '65536' },
+    MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+  );
   try {
     chownAt(mountFd, '', uidBase, uidBase);
     writeScript(mountFd, script, uidBase);
@@ -63,13 +68,11 @@ function writeScript(directoryFd: number, script: Buffer, owner: number): void {
  * How the script is started: by a shell that stops at the first error, as the dockerTools seed has it; by the program of its `#!` line
  * when that is no shell.
  */
-export function scriptCandidates(script: Buffer): string[][] {
+export function scriptCandidates(script: Buffer): (string | Buffer)[][] {
   const path = `${JOB_FILES_PATH}/script`;
-  const line = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(script.toString('latin1', 0, 256));
-  const interpreter = line?.[1];
-  if (interpreter !== undefined && !isShell(interpreter, line?.[2] ?? '')) {
-    const argument = line?.[2]?.trim() ?? '';
-    return [argument === '' ? [interpreter, path] : [interpreter, argument, path]];
+  const line = firstLine(script);
+  if (line !== null && !isShell(line.interpreter.toString('latin1'), line.argument.toString('latin1'))) {
+    return [line.argument.length === 0 ? [line.interpreter, path] : [line.interpreter, line.argument, path]];
   }
   return [
     ['/bin/bash', '-e', path],
@@ -78,8 +81,23 @@ export function scriptCandidates(script: Buffer): string[][] {
   ];
 }
 
+const LINE_BYTES = 256;
+
+/** The interpreter and its one argument, as bytes, read as the kernel reads them (execve(2)). Throws `E_USAGE` for a NUL byte in them. */
+function firstLine(script: Buffer): { interpreter: Buffer; argument: Buffer } | null {
+  const end = script.subarray(0, LINE_BYTES).indexOf(0x0a);
+  const line = script.subarray(0, end < 0 ? LINE_BYTES : end);
+  if (line[0] !== 0x23 || line[1] !== 0x21) return null;
+  if (line.includes(0)) {
+    throw new RootlayerError('E_USAGE', 'Cannot run the script: its first line holds a NUL byte, want "#!" and the path of a program');
+  }
+  const words = /^[ \t]*([^ \t]+)[ \t]*(.*?)[ \t\r]*$/s.exec(line.subarray(2).toString('latin1'));
+  if (words === null) return null;
+  return { interpreter: Buffer.from(words[1] ?? '', 'latin1'), argument: Buffer.from(words[2] ?? '', 'latin1') };
+}
+
 function isShell(interpreter: string, argument: string): boolean {
-  const name = interpreter.endsWith('/env') ? argument.trim().split(/\s/)[0] : interpreter;
+  const name = interpreter.endsWith('/env') ? argument.split(/\s/)[0] : interpreter;
   return /(?:^|\/)(?:sh|bash|dash|ash)$/.test(name ?? '');
 }
 

@@ -126,7 +126,7 @@ static void say(int fd, const char *format, ...) {
   va_start(values, format);
   int length = vsnprintf(line, sizeof line, format, values);
   va_end(values);
-  if (length > (int)sizeof line) length = sizeof line;
+  if (length >= (int)sizeof line) length = sizeof line - 1;
   if (fd >= 0 && write(fd, line, (size_t)length) < 0) _exit(125);
 }
 
@@ -185,31 +185,60 @@ static int matches(const char *record, const char *key, char **value) {
   return 1;
 }
 
-static void parse_record(char *record) {
+/* The first part of the request is the daemon's own, up to "end"; what a stranger may have chosen comes after it. */
+static int is_sealed;
+
+static void bad_spec(void) {
+  errno = EINVAL;
+  die("spec");
+}
+
+static unsigned long long number(const char *text, int base) {
+  char *rest;
+  errno = 0;
+  unsigned long long value = strtoull(text, &rest, base);
+  if (errno != 0 || rest == text || *rest != 0 || *text == '-' || *text == ' ') bad_spec();
+  return value;
+}
+
+static int descriptor(const char *text) {
+  unsigned long long value = number(text, 10);
+  if (value < 4 || value > 1 << 20) bad_spec();
+  return (int)value;
+}
+
+static void parse_program_record(char *record) {
   char *value;
-  if (matches(record, "status", &value)) S.status_fd = atoi(value);
-  else if (matches(record, "userns", &value)) { S.user_namespace = 1; S.uid_base = strtoul(value, NULL, 10); }
-  else if (matches(record, "network", &value)) S.host_network = strcmp(value, "host") == 0;
-  else if (matches(record, "root", &value)) S.root_fd = atoi(value);
-  else if (matches(record, "files", &value)) S.files_fd = atoi(value);
-  else if (matches(record, "devices", &value)) S.device_fd = atoi(value);
-  else if (matches(record, "resolv", &value)) S.resolv_fd = atoi(value);
-  else if (matches(record, "seccomp", &value)) S.seccomp_fd = atoi(value);
-  else if (matches(record, "hostname", &value)) S.hostname = value;
-  else if (matches(record, "caps", &value)) S.keep_caps = strtoull(value, NULL, 16);
-  else if (matches(record, "nnp", &value)) S.no_new_privs = atoi(value);
-  else if (matches(record, "fsize", &value)) S.file_size_limit = strtoul(value, NULL, 10);
-  else if (matches(record, "cgroup", &value) && S.cgroups < MAX_CGROUPS) S.cgroup_fds[S.cgroups++] = atoi(value);
-  else if (matches(record, "cgroup-dir", &value)) S.cgroup_dir_fd = atoi(value);
-  else if (matches(record, "env", &value) && S.envs < MAX_ITEMS - 1) S.env[S.envs++] = value;
+  if (matches(record, "env", &value) && S.envs < MAX_ITEMS - 1) S.env[S.envs++] = value;
   else if (matches(record, "exec", &value) && S.execs < MAX_EXEC) { S.args = 0; S.exec[S.execs++][S.args++] = value; }
   else if (matches(record, "arg", &value) && S.execs > 0 && S.args < 63) S.exec[S.execs - 1][S.args++] = value;
-  else if (matches(record, "lower", &value) && S.lowers < MAX_LAYERS) S.lower_fds[S.lowers++] = atoi(value);
-  else if (matches(record, "upper", &value)) S.upper_fd = atoi(value);
+  else bad_spec();
+}
+
+static void parse_record(char *record) {
+  char *value;
+  if (is_sealed) parse_program_record(record);
+  else if (strcmp(record, "end=") == 0) is_sealed = 1;
+  else if (matches(record, "status", &value)) S.status_fd = descriptor(value);
+  else if (matches(record, "userns", &value)) { S.user_namespace = 1; S.uid_base = number(value, 10); }
+  else if (matches(record, "network", &value)) S.host_network = strcmp(value, "host") == 0;
+  else if (matches(record, "root", &value)) S.root_fd = descriptor(value);
+  else if (matches(record, "files", &value)) S.files_fd = descriptor(value);
+  else if (matches(record, "devices", &value)) S.device_fd = descriptor(value);
+  else if (matches(record, "resolv", &value)) S.resolv_fd = descriptor(value);
+  else if (matches(record, "seccomp", &value)) S.seccomp_fd = descriptor(value);
+  else if (matches(record, "hostname", &value)) S.hostname = value;
+  else if (matches(record, "caps", &value)) S.keep_caps = number(value, 16);
+  else if (matches(record, "nnp", &value)) S.no_new_privs = number(value, 10) != 0;
+  else if (matches(record, "fsize", &value)) S.file_size_limit = number(value, 10);
+  else if (matches(record, "cgroup", &value) && S.cgroups < MAX_CGROUPS) S.cgroup_fds[S.cgroups++] = descriptor(value);
+  else if (matches(record, "cgroup-dir", &value)) S.cgroup_dir_fd = descriptor(value);
+  else if (matches(record, "lower", &value) && S.lowers < MAX_LAYERS) S.lower_fds[S.lowers++] = descriptor(value);
+  else if (matches(record, "upper", &value)) S.upper_fd = descriptor(value);
   else if (matches(record, "options", &value)) S.options = value;
-  else if (matches(record, "flags", &value)) S.mount_flags = strtoul(value, NULL, 10);
+  else if (matches(record, "flags", &value)) S.mount_flags = number(value, 10);
   else if (matches(record, "map", &value) && S.map_count < 4) S.maps[S.map_count++] = value;
-  else { errno = EINVAL; die("spec"); }
+  else bad_spec();
 }
 
 static void read_spec(void) {
@@ -217,7 +246,7 @@ static void read_spec(void) {
   char *bytes = read_all(3, &length, MAX_SPEC, 0);
   close(3);
   for (size_t at = 0; at < length; at += strlen(bytes + at) + 1) parse_record(bytes + at);
-  if (S.execs == 0 && S.map_count == 0 && S.lowers == 0) { errno = EINVAL; die("spec"); }
+  if (!is_sealed || (S.execs == 0 && S.map_count == 0 && S.lowers == 0)) bad_spec();
   /* Nothing that was handed over reaches the program by accident; the few that must are opened again. */
   must(syscall(NR_CLOSE_RANGE, 3u, ~0u, CLOSE_ON_EXEC), "close");
 }
@@ -532,6 +561,7 @@ static void relay_start(int job) {
 
 /* Asked to end, the launcher ends its child and still reaps it: killed itself, it would leave a zombie to the machine's init. */
 static volatile pid_t child_to_end;
+static pid_t daemon_pid;
 
 static void end_child(int signal_number) {
   (void)signal_number;
@@ -565,6 +595,9 @@ static int run(int job) {
   child_to_end = (pid_t)child;
   struct sigaction on_end = {.sa_handler = end_child};
   must(sigaction(SIGTERM, &on_end, NULL), "signal");
+  /* A child that has given up its own parent-death signal still ends with the daemon, by our hand. */
+  must(prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0), "pdeathsig");
+  if (getppid() != daemon_pid) end_child(SIGTERM);
   close(errors[1]);
   close(release[0]);
   admit((pid_t)child);
@@ -579,6 +612,10 @@ static int run(int job) {
   syscall(NR_CLOSE_RANGE, 5u, ~0u, 0u);
   relay_start(job);
   int status;
+  siginfo_t info;
+  while (waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) < 0) if (errno != EINTR) die("wait");
+  /* It is dead but its number is still its own: from here on nobody else can be hit. */
+  signal(SIGTERM, SIG_IGN);
   while (waitpid((pid_t)child, &status, 0) < 0) if (errno != EINTR) die("wait");
   if (WIFEXITED(status)) say(S.status_fd, "exit %d\n", WEXITSTATUS(status));
   else say(S.status_fd, "signal %d\n", WTERMSIG(status));
@@ -668,9 +705,9 @@ int main(int count, char **words) {
     fprintf(stderr, "usage: rootlayer-launch job|worker|userns|overlay, with the request on descriptor 3\n");
     return 125;
   }
-  pid_t parent = getppid();
+  daemon_pid = getppid();
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  if (getppid() != parent) return 125;
+  if (getppid() != daemon_pid) return 125;
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   read_spec();
   if (strcmp(mode, "overlay") == 0) return mount_overlay();

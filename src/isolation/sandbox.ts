@@ -4,7 +4,7 @@ import { FIRST_LAUNCH_FD, type LaunchEnd, type LauncherRecords, launch } from '.
 import { CAP } from '../host/worker.ts';
 
 /** One process to run as PID 1 of a sandbox; the first candidate whose program exists is taken. */
-export type Program = { candidates: string[][]; env: Record<string, string> };
+export type Program = { candidates: (string | Buffer)[][]; env: Record<string, string> };
 
 /** What a sandbox is made of. All descriptors stay the caller's. */
 export type SandboxParts = {
@@ -75,7 +75,7 @@ export function startSandbox(parts: SandboxParts): Sandbox {
     ...(parts.cgroup.directoryFd === null ? [] : ([['cgroup-dir', hand(parts.cgroup.directoryFd)]] satisfies LauncherRecords)),
     ...Object.entries(parts.program.env).map(([name, value]): [string, string] => ['env', `${name}=${value}`]),
     ...parts.program.candidates.flatMap(
-      ([path = '', ...args]): LauncherRecords => [['exec', path], ...args.map((arg): [string, string] => ['arg', arg])],
+      ([path = '', ...args]): LauncherRecords => [['exec', path], ...args.map((arg): [string, string | Buffer] => ['arg', arg])],
     ),
   ];
   const launched = launch('job', records, ['ignore', parts.stdoutFd, parts.stderrFd], fds);

@@ -1,4 +1,4 @@
-import { closeSync, createReadStream, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { closeSync, createReadStream, existsSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import type { JobEvent } from '../core/job.ts';
 
@@ -50,7 +50,11 @@ export class EventLog {
       this.#bytes += line.length;
       return true;
     } catch {
-      ftruncateSync(this.#fd, this.#bytes);
+      try {
+        ftruncateSync(this.#fd, this.#bytes);
+      } catch {
+        // A line cut short is left out by every reader.
+      }
       return false;
     }
   }
@@ -98,7 +102,7 @@ export class EventLog {
 
 /** Events of a job that has ended, from its file. Gives nothing when the file is gone. */
 export async function* readEndedLog(path: string, from: number): AsyncIterable<JobEvent> {
-  yield* readEvents(path, 0, Number.POSITIVE_INFINITY, from);
+  if (existsSync(path)) yield* readEvents(path, 0, Number.POSITIVE_INFINITY, from);
 }
 
 /** Lines that lie wholly within [start, end); a last line cut short by a crash is left out. */

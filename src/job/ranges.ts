@@ -16,6 +16,9 @@ export class RangePool {
   readonly #storeBase: number;
   readonly #free: IdMaps[] = [];
   readonly #all = new Set<IdMaps>();
+  /** Bases whose namespaces could not be made. */
+  readonly #spare: number[] = [];
+  #making = 0;
   #next: number;
   #plain: Promise<number> | null = null;
 
@@ -43,12 +46,21 @@ export class RangePool {
   }
 
   async #make(): Promise<IdMaps> {
-    if (this.#all.size >= MAX_RANGES) throw new RootlayerError('E_BUSY', `Cannot take an id range: all ${MAX_RANGES} are in use`);
-    const base = this.#next;
-    this.#next += RANGE_SIZE;
-    const maps = await openIdMaps(this.#storeBase, base);
-    this.#all.add(maps);
-    return maps;
+    if (this.#all.size + this.#making >= MAX_RANGES)
+      throw new RootlayerError('E_BUSY', `Cannot take an id range: all ${MAX_RANGES} are in use`);
+    const base = this.#spare.pop() ?? this.#next;
+    if (base === this.#next) this.#next += RANGE_SIZE;
+    this.#making += 1;
+    try {
+      const maps = await openIdMaps(this.#storeBase, base);
+      this.#all.add(maps);
+      return maps;
+    } catch (error) {
+      this.#spare.push(base);
+      throw error;
+    } finally {
+      this.#making -= 1;
+    }
   }
 
   async close(): Promise<void> {

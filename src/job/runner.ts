@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import { RootlayerError } from '../core/errors.ts';
 import type { CompatChoice, IsolationReport, JobRequest, JobUsage, LayerSummary } from '../core/job.ts';
@@ -236,8 +237,14 @@ class JobRun {
   }
 
   #explainStart(error: unknown): unknown {
-    const text = error instanceof RootlayerError ? error.message : '';
-    if (text.includes('"exec"')) {
+    const failure = error instanceof RootlayerError ? /step "(\w+)" failed with (\w+)/.exec(error.message) : null;
+    if (failure?.[1] === 'exec' && failure[2] === 'E2BIG') {
+      return new RootlayerError('E_USAGE', 'Cannot run the script: its environment is too large', {
+        hint: 'Give large values as files, with --file.',
+        cause: error,
+      });
+    }
+    if (failure?.[1] === 'exec' && ['ENOENT', 'EACCES', 'ENOTDIR', 'ENOEXEC', 'ELOOP'].includes(failure[2] ?? '')) {
       return new RootlayerError(
         'E_IMAGE_LAYOUT',
         'Cannot run the script: the base image has no shell that starts, want /bin/bash or /bin/sh',
@@ -299,6 +306,11 @@ function rootFingerprint(upper: Upper): object {
 }
 
 function openResolvConf(): number {
+  if (!existsSync('/etc/resolv.conf')) {
+    throw new RootlayerError('E_MISSING_FEATURE', 'Cannot join the network of the host: it has no /etc/resolv.conf', {
+      hint: 'Make one, or use --network none.',
+    });
+  }
   const fd = cloneTree(AT_FDCWD, '/etc/resolv.conf');
   setMountAttributes(fd, MOUNT_ATTR_RDONLY);
   return fd;

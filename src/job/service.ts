@@ -14,6 +14,7 @@ import {
   type JobState,
   type LayerSummary,
 } from '../core/job.ts';
+import { scriptCandidates } from '../isolation/job-files.ts';
 import type { JobTable } from '../state/jobs.ts';
 import { EventLog, readEndedLog } from './event-log.ts';
 import { JobQueue, type QueueLimits } from './queue.ts';
@@ -37,9 +38,11 @@ export type JobServiceParts = {
   /** Takes an uploaded context for one job. Throws `E_NOT_FOUND`. */
   takeContext(caller: Caller, contextId: string): AsyncDisposable;
   /** The config text of the image that base and layer make. */
-  imageConfig(caller: Caller, job: JobRecord, request: JobRequest): string;
+  imageConfig(job: JobRecord, base: ImageRecord | null, request: JobRequest): string;
   /** Puts that image into the store under the asked name; gives the name as stored. */
-  nameImage(caller: Caller, job: JobRecord, request: JobRequest, config: string): Promise<string>;
+  nameImage(job: JobRecord, base: ImageRecord | null, request: JobRequest, config: string): Promise<string>;
+  /** Does all of it or nothing. */
+  atomically(action: () => void): void;
   /** Keeps what the result is made of, until {@link JobServiceParts.releaseLayer}. */
   hold(job: JobRecord, base: ImageRecord | null): void;
   /** Lets go of what a job holds. */
@@ -53,12 +56,16 @@ type JobResult = { config: string; base: ImageRecord | null };
 
 type LiveJob = {
   record: JobRecord;
+  context: AsyncDisposable | null;
   request: JobRequest;
   base: ImageRecord | null;
   log: EventLog;
   abort: AbortController;
   finished: Deferred<JobRecord>;
 };
+
+/** Base64 characters of the first line of a script, and more. */
+const FIRST_LINE_BASE64 = 1024;
 
 /** Takes jobs, runs them in turn, and tells about them: the journal, the event logs, and who may see what. */
 export class JobService {
@@ -91,33 +98,54 @@ export class JobService {
     this.#parts.checkSpace();
     const base = this.#parts.findBase(caller, request.from);
     const isolation = this.#parts.chooseIsolation(caller, request);
+    // What is wrong with the script's first line is told now, and not by a job that fails.
+    scriptCandidates(Buffer.from(request.script.slice(0, FIRST_LINE_BASE64), 'base64'));
     const record = newRecord(caller, request, base, isolation);
     const context = request.contextId === null ? null : this.#parts.takeContext(caller, request.contextId);
-    mkdirSync(this.#directory(record.id), { mode: 0o700 });
-    const log = EventLog.create(join(this.#directory(record.id), 'events.ndjson'));
-    this.#parts.table.insert(record);
-    const job: LiveJob = { record, request, base, log, abort: new AbortController(), finished: deferred() };
-    this.#live.set(record.id, job);
-    log.append({ type: 'state', state: 'queued' });
-    this.#queue.add({
-      uid: caller.uid,
-      id: record.id,
-      start: async () => {
-        await this.#run(caller, job);
-        await context?.[Symbol.asyncDispose]();
-      },
-    });
+    try {
+      this.#accept({ record, request, base, context, log: this.#record(record, base), abort: new AbortController(), finished: deferred() });
+    } catch (error) {
+      void context?.[Symbol.asyncDispose]();
+      throw error;
+    }
     return record;
   }
 
-  async #run(caller: Caller, job: LiveJob): Promise<void> {
+  /** Makes the job's directory and log, and its row together with the hold on its base: nothing of it can be collected while the job waits. */
+  #record(record: JobRecord, base: ImageRecord | null): EventLog {
+    mkdirSync(this.#directory(record.id), { mode: 0o700 });
+    let log: EventLog | null = null;
+    try {
+      log = EventLog.create(join(this.#directory(record.id), 'events.ndjson'));
+      this.#parts.atomically(() => {
+        this.#parts.hold(record, base);
+        this.#parts.table.insert(record);
+      });
+      return log;
+    } catch (error) {
+      log?.close();
+      rmSync(this.#directory(record.id), { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  #accept(job: LiveJob): void {
+    const { id, uid } = job.record;
+    this.#live.set(id, job);
+    job.log.append({ type: 'state', state: 'queued' });
+    this.#queue.add({ uid, id, start: async () => await this.#run(job) });
+  }
+
+  async #run(job: LiveJob): Promise<void> {
     const { signal } = job.abort;
     try {
       this.#enter(job, 'preparing');
       await using lease = await this.#parts.leaseBase(job.base, signal);
       const { outcome, released } = runJob(this.#parts.runner, this.#runnable(job, lease), signal);
+      // Awaited below; until then nobody listens.
+      released.catch(() => {});
       try {
-        await this.#conclude(caller, job, await outcome);
+        await this.#conclude(job, await outcome);
       } catch (error) {
         this.#fail(job, error);
       }
@@ -126,8 +154,13 @@ export class JobService {
       if (isFinal(job.record.state)) this.#parts.onTrouble(job.record, error);
       else this.#fail(job, error);
     } finally {
-      this.#live.delete(job.record.id);
+      await this.#forget(job);
     }
+  }
+
+  async #forget(job: LiveJob): Promise<void> {
+    this.#live.delete(job.record.id);
+    await job.context?.[Symbol.asyncDispose]();
   }
 
   #runnable(job: LiveJob, lease: BaseLease): Parameters<typeof runJob>[1] {
@@ -156,7 +189,7 @@ export class JobService {
     job.log.append({ type: 'state', state });
   }
 
-  async #conclude(caller: Caller, job: LiveJob, outcome: Outcome): Promise<void> {
+  async #conclude(job: LiveJob, outcome: Outcome): Promise<void> {
     const { exitStatus, usage, layer, timingsMs, error } = outcome;
     const endedByLimit = outcome.reached;
     job.record = { ...job.record, exitStatus, usage, layer, timingsMs, endedByLimit };
@@ -165,12 +198,11 @@ export class JobService {
       return;
     }
     for (const message of layer?.warnings ?? []) job.log.append({ type: 'warning', message });
-    this.#parts.hold(job.record, job.base);
-    const config = this.#parts.imageConfig(caller, job.record, job.request);
+    const config = this.#parts.imageConfig(job.record, job.base, job.request);
     const result: JobResult = { config, base: job.base };
     writeFileSync(this.#resultPath(job.record.id), JSON.stringify(result), { flag: 'wx', mode: 0o600 });
     if (job.request.name !== null) {
-      job.record = { ...job.record, imageName: await this.#parts.nameImage(caller, job.record, job.request, config) };
+      job.record = { ...job.record, imageName: await this.#parts.nameImage(job.record, job.base, job.request, config) };
     }
     this.#finish(job, 'done', null);
   }
@@ -183,8 +215,10 @@ export class JobService {
 
   #finish(job: LiveJob, state: 'done' | 'failed' | 'cancelled', error: RootlayerError | null): void {
     if (isFinal(job.record.state)) return;
-    job.record = { ...job.record, state, finishedAt: new Date().toISOString(), error: error?.toBody() ?? null };
+    const layer = state === 'done' ? job.record.layer : null;
+    job.record = { ...job.record, state, layer, finishedAt: new Date().toISOString(), error: error?.toBody() ?? null };
     this.#journal(job);
+    if (state !== 'done') this.#parts.releaseLayer(job.record);
     job.log.append({ type: 'end', job: job.record });
     job.finished.resolve(job.record);
     if (error?.code === 'E_INTERNAL') this.#parts.onTrouble(job.record, error.cause ?? error);
@@ -250,7 +284,7 @@ export class JobService {
     job.abort.abort(new RootlayerError('E_CANCELLED', 'The job was cancelled'));
     if (this.#queue.remove(id)) {
       this.#fail(job, job.abort.signal.reason);
-      this.#live.delete(id);
+      await this.#forget(job);
     }
     return await job.finished.promise;
   }
@@ -285,13 +319,9 @@ export class JobService {
     for (const waiting of this.#queue.close()) {
       const job = this.#live.get(waiting.id as JobId);
       if (job === undefined) continue;
-      job.abort.abort();
-      this.#finish(
-        job,
-        'cancelled',
-        new RootlayerError('E_CANCELLED', 'The daemon stopped before the job started', { hint: 'Submit it again.' }),
-      );
-      this.#live.delete(job.record.id);
+      job.abort.abort(new RootlayerError('E_CANCELLED', 'The daemon stopped before the job started', { hint: 'Submit it again.' }));
+      this.#fail(job, job.abort.signal.reason);
+      await this.#forget(job);
     }
     const cancelAll = (): void => {
       for (const job of this.#live.values()) job.abort.abort(new RootlayerError('E_CANCELLED', 'The daemon stopped'));

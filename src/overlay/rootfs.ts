@@ -56,17 +56,26 @@ export async function mountRootfs(mounter: OverlayMounter, parts: RootfsParts): 
 /** The topmost lower layer: real mount points, with the attributes that the image gives them where it has them. */
 function makeInitLayer(parts: RootfsParts): number {
   const fd = mountDetached('tmpfs', { mode: '0755', size: '1m', nr_inodes: '64' }, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-  const { lowerFds, uidBase } = parts;
-  for (const name of parts.resolvConf ? [...MOUNT_POINTS, 'etc'] : MOUNT_POINTS) {
-    mkdirAt(fd, name, 0o755);
-    const directory = openAt(fd, name, O_RDONLY | O_DIRECTORY);
+  try {
+    for (const name of parts.resolvConf ? [...MOUNT_POINTS, 'etc'] : MOUNT_POINTS) makeMountPoint(fd, name, parts);
+    // The topmost lower root's attributes would win over the image's; the upper's, set from the image, win over both.
+    chownAt(fd, '', parts.uidBase, parts.uidBase);
+    return fd;
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
+}
+
+function makeMountPoint(fd: number, name: string, { lowerFds, uidBase }: RootfsParts): void {
+  mkdirAt(fd, name, 0o755);
+  const directory = openAt(fd, name, O_RDONLY | O_DIRECTORY);
+  try {
     if (name === 'etc') makeEmptyFile(directory, 'resolv.conf', uidBase);
     copyAttributes(directory, statMergedDirectory(lowerFds, name), uidBase);
+  } finally {
     close(directory);
   }
-  // The topmost lower root's attributes would win over the image's; the upper's, set from the image, win over both.
-  chownAt(fd, '', uidBase, uidBase);
-  return fd;
 }
 
 function makeEmptyFile(directoryFd: number, name: string, owner: number): void {

@@ -21,6 +21,7 @@ import {
   seekData,
   seekHole,
   setMountAttributes,
+  syncFilesystemAsync,
 } from '../host/libc.ts';
 import { attachLoop } from '../host/loop.ts';
 import { findProgram } from '../host/programs.ts';
@@ -87,7 +88,7 @@ export class UpperFactory {
     try {
       unlinkSync(path);
       ftruncateSync(fd, template.sizeBytes);
-      for (const segment of template.segments) writeSync(fd, segment.bytes, 0, segment.bytes.length, segment.offset);
+      for (const { bytes, offset } of template.segments) writeWhole(fd, bytes, offset);
       return attachLoop(fd, `rootlayer:${label}`);
     } catch (error) {
       throw isErrno(error, 'ENOENT', 'ENXIO', 'EPERM')
@@ -125,7 +126,8 @@ async function makeTemplate(path: string, limits: UpperLimits): Promise<Template
   const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
   try {
     ftruncateSync(fd, limits.diskBytes);
-    const features = '^has_journal,^resize_inode,^metadata_csum';
+    // uninit_bg lets mkfs leave out the bitmaps of unused groups: the blocks that are written for each job stay few on large disks too.
+    const features = '^has_journal,^resize_inode,^metadata_csum,uninit_bg';
     const flags = [
       '-q',
       '-F',
@@ -168,11 +170,15 @@ function readSegments(fd: number): Template['segments'] {
   for (let start = seekData(fd, 0); start !== null; ) {
     const end = seekHole(fd, start);
     const bytes = Buffer.alloc(end - start);
-    readSync(fd, bytes, 0, bytes.length, start);
+    if (readSync(fd, bytes, 0, bytes.length, start) !== bytes.length) throw new RootlayerError('E_STATE', 'Cannot read a new disk image');
     segments.push({ offset: start, bytes });
     start = seekData(fd, end);
   }
   return segments;
+}
+
+function writeWhole(fd: number, bytes: Buffer, offset: number): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, offset + at);
 }
 
 class LoopUpper implements Upper {
@@ -187,11 +193,18 @@ class LoopUpper implements Upper {
     this.#plainFd = plainFd;
     mkdirAt(plainFd, 'up', 0o755);
     mkdirAt(plainFd, 'work', 0o700);
-    this.mountFd = secondMount(plainFd, source);
-    if (idmapFd !== null) setMountAttributes(this.mountFd, 0, idmapFd);
-    this.upperDirFd = openAt(this.mountFd, 'up', O_RDONLY | O_DIRECTORY);
-    this.workDirFd = openAt(this.mountFd, 'work', O_RDONLY | O_DIRECTORY);
-    this.plainDirFd = openAt(plainFd, 'up', O_RDONLY | O_DIRECTORY);
+    const opened: number[] = [];
+    const keep = (fd: number): number => opened[opened.push(fd) - 1] ?? fd;
+    try {
+      this.mountFd = keep(secondMount(plainFd, source));
+      if (idmapFd !== null) setMountAttributes(this.mountFd, 0, idmapFd);
+      this.upperDirFd = keep(openAt(this.mountFd, 'up', O_RDONLY | O_DIRECTORY));
+      this.workDirFd = keep(openAt(this.mountFd, 'work', O_RDONLY | O_DIRECTORY));
+      this.plainDirFd = keep(openAt(plainFd, 'up', O_RDONLY | O_DIRECTORY));
+    } catch (error) {
+      for (const fd of opened) close(fd);
+      throw error;
+    }
   }
 
   usage(): { bytes: number; inodes: number; bytesLeft: number; inodesLeft: number } {
@@ -207,7 +220,15 @@ class LoopUpper implements Upper {
   async freeze(): Promise<void> {
     try {
       await remountReadOnly(this.#plainFd);
+      // The image is a sparse file: on a full host disk, what a script wrote can be lost after its write succeeded. Only this tells.
+      await syncFilesystemAsync(this.plainDirFd);
     } catch (error) {
+      if (isErrno(error, 'EIO', 'ENOSPC', 'EDQUOT')) {
+        throw new RootlayerError('E_STATE', 'Cannot keep what the script wrote: the disk of the state directory is full or failing', {
+          hint: 'Make room in the state directory and run the job again.',
+          cause: error,
+        });
+      }
       if (!isErrno(error, 'EBUSY')) throw error;
       throw new RootlayerError('E_CAPTURE_BUSY', 'Cannot freeze the upper directory: something still holds a file in it open for writing', {
         cause: error,

@@ -219,5 +219,31 @@ if (env !== null) {
     t.ok(existsSync('/dev/null'));
   });
 
+  for (const records of ['userns=0', 'caps=1ffffffffff', 'seccomp=-1', 'nnp=0', 'network=host', 'root=5', 'end=', 'arg=x']) {
+    t.test(`S42 a NUL byte in the first line cannot bring in the launcher record ${records}`, (t) => {
+      for (const line of [`#!/bin/dash\0${records}\0`, `#!/usr/bin/perl -w\0${records}\0`, `#! \0${records}\0/bin/sh`]) {
+        t.throws(() => env.submit({ caller: { uid: 1000 }, script: `${line}\ntrue` }), { code: 'E_USAGE', message: /NUL/ });
+      }
+      t.end();
+    });
+  }
+
+  t.test("S42 NUL bytes further down are the shell's to judge, and change nothing of the sandbox", async (t) => {
+    const { job, stdout } = await env.run({
+      script: 'cat /proc/self/uid_map; grep Seccomp: /proc/self/status\nexit 0\n\0userns=0\0caps=1ffffffffff\0',
+    });
+    t.equal(job.state, 'done', JSON.stringify(job.error));
+    t.notMatch(stdout, /^\s+0\s+0\s/m);
+    t.match(stdout, /Seccomp:\t2/);
+  });
+
+  t.test('S41 an environment that is too large is refused by name, not taken for a missing shell', (t) => {
+    const submit = (variables: Record<string, string>) => () => env.submit({ script: 'true', env: variables });
+    t.throws(submit({ BIG: 'x'.repeat(131_072) }));
+    t.throws(submit(Object.fromEntries(Array.from({ length: 1001 }, (_value, index) => [`V${index}`, '']))));
+    t.throws(submit({ NUL: 'a\0userns=0' }));
+    t.end();
+  });
+
   closeTestEngine(t, env);
 }

@@ -20,8 +20,9 @@ t.test('scriptCandidates() takes a shell that stops at errors, whichever shell t
 });
 
 t.test('scriptCandidates() takes another interpreter with its one argument, as the kernel does', (t) => {
-  t.same(scriptCandidates(Buffer.from('#!/usr/bin/perl -w -T\nx')), [['/usr/bin/perl', '-w -T', '/dev/rootlayer/script']]);
-  t.same(scriptCandidates(Buffer.from('#!/usr/bin/env python3\nx')), [['/usr/bin/env', 'python3', '/dev/rootlayer/script']]);
+  const texts = (script: string) => scriptCandidates(Buffer.from(script)).map((words) => words.map(String));
+  t.same(texts('#!/usr/bin/perl -w -T\nx'), [['/usr/bin/perl', '-w -T', '/dev/rootlayer/script']]);
+  t.same(texts('#!/usr/bin/env python3\nx'), [['/usr/bin/env', 'python3', '/dev/rootlayer/script']]);
   t.end();
 });
 
