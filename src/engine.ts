@@ -18,7 +18,7 @@ import { jobProfile } from './host/seccomp/profile.ts';
 import { WorkerPool } from './host/worker-pool.ts';
 import { chooseIsolation, type IsolationPolicy } from './isolation/choose.ts';
 import { openDevices } from './isolation/devices.ts';
-import { type AdmissionLimits, checkFreeSpace, checkQuota, DEFAULT_ADMISSION } from './job/admission.ts';
+import { type AdmissionLimits, checkFreeSpace, checkKeptJobs, checkLimits, checkQuota, DEFAULT_ADMISSION } from './job/admission.ts';
 import { ContextStore } from './job/contexts.ts';
 import type { QueueLimits } from './job/queue.ts';
 import { DEFAULT_UID_BASE, RangePool } from './job/ranges.ts';
@@ -83,7 +83,13 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   const store = scope.use(await openStore(options, uidBase));
   await store.recover();
   const directory = (name: string): string => makeDirectory(options.stateDir, name);
-  const contexts = new ContextStore(join(options.stateDir, 'contexts'), { maxBytes: 10 * GIB, maxPerUid: 16, lifeMs: 3_600_000 });
+  const admission: AdmissionLimits = { ...DEFAULT_ADMISSION, ...options.admission };
+  const checkSpace = (): void => checkFreeSpace(options.stateDir, 0, admission);
+  const contexts = new ContextStore(
+    join(options.stateDir, 'contexts'),
+    { maxBytes: 10 * GIB, maxPerUid: 16, lifeMs: 3_600_000 },
+    checkSpace,
+  );
   scope.defer(() => contexts.close());
   const ranges = new RangePool(uidBase);
   scope.defer(() => ranges.close());
@@ -132,14 +138,19 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   const made: LocalEngine[] = [];
   const local = (): LocalEngine => made[0] ?? assertOpen();
   const policy: IsolationPolicy = { chrootUids: [], networkUids: [], ...options.policy };
+  const jobTable = new JobTable(store.database);
   const jobs = new JobService({
     directory: directory('jobs'),
-    table: new JobTable(store.database),
+    table: jobTable,
     queue: queueLimits(options.queue ?? {}),
     runner,
     findBase: (caller, ref) => (ref === 'scratch' ? null : store.findImage(caller.uid, ref)),
     leaseBase: async (image, signal) => await leaseBase(store, image, signal),
-    checkSpace: () => checkFreeSpace(options.stateDir, 0, { ...DEFAULT_ADMISSION, ...options.admission }),
+    checkRequest: (caller, request) => {
+      checkSpace();
+      checkLimits(caller.uid, request.limits, admission);
+      checkKeptJobs(caller.uid, jobTable.usage(caller.uid), admission);
+    },
     chooseIsolation: (caller, request) => chooseIsolation(policy, caller, request),
     takeContext: (caller, id) => contexts.take(caller, id),
     imageConfig: (job, base, request) => local().jobImageConfig(job, base, request),

@@ -1,6 +1,7 @@
-import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /**
  * Counts the CPU time of this process and of all that it starts from now on, whoever reaps them, in a control group of its own.
@@ -39,12 +40,31 @@ export class CpuAccount {
     return usage === null ? null : Number(usage[1]) / 1e3;
   }
 
-  /** Goes back to the group in which this process was; the others must have ended. */
-  close(): void {
+  /** Goes back to the group in which this process was, and removes its own as soon as the others have ended. Throws when they do not. */
+  async close(): Promise<void> {
     if (this.#group === null) return;
     writeFileSync(path.join(this.#parent, 'cgroup.procs'), String(process.pid));
-    rmdirSync(this.#group);
+    for (let left = CLOSE_TRIES; ; left -= 1) {
+      try {
+        removeGroup(this.#group);
+        return;
+      } catch (error) {
+        if (left === 0) throw error;
+        await sleep(CLOSE_STEP_MS);
+      }
+    }
   }
+}
+
+const CLOSE_TRIES = 60;
+const CLOSE_STEP_MS = 50;
+
+/** With the groups below it, which a daemon that was killed leaves. */
+function removeGroup(group: string): void {
+  for (const entry of readdirSync(group, { withFileTypes: true })) {
+    if (entry.isDirectory()) removeGroup(path.join(group, entry.name));
+  }
+  rmdirSync(group);
 }
 
 /** This process's group in the hierarchy that counts: `cpuacct` of version 1 where it is mounted, else version 2. */

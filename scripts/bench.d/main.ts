@@ -55,7 +55,7 @@ async function measureAll(chosen: ScenarioMaker[], options: Options, signal: Abo
     }
     return rows;
   } finally {
-    cpu.close();
+    await cpu.close();
   }
 }
 

@@ -1,3 +1,5 @@
+import { Scope } from '../../src/core/scope.ts';
+
 /** One measurement. CPU time is that of every process involved, user and system; null where the machine cannot tell. */
 export type Sample = { value: number; cpuMs: number | null };
 
@@ -19,3 +21,15 @@ export type Scenario = {
   roundsFactor: number;
   close(): Promise<void>;
 };
+
+/** Makes a scenario of contenders that register in a scope what must be released: at its end, or now when one of them cannot be made. */
+export async function openScenario(make: (scope: Scope) => Promise<Omit<Scenario, 'close'>>): Promise<Scenario> {
+  const scope = new Scope();
+  const close = async (): Promise<void> => await scope[Symbol.asyncDispose]();
+  try {
+    return { ...(await make(scope)), close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import process from 'node:process';
 import { readLoopsBelow, readMountsBelow } from './leftovers.ts';
 import { type Tally, TapTally } from './tally.ts';
@@ -109,7 +109,7 @@ class Guard {
   }
 
   onExit(): void {
-    this.leftProcesses = this.#kill(0) && !this.timedOut && !this.#signal.aborted;
+    this.leftProcesses = !this.timedOut && !this.#signal.aborted && hasLiveProcess(this.#child.pid ?? 0);
     this.#kill('SIGKILL');
   }
 
@@ -133,6 +133,36 @@ class Guard {
       return false;
     }
   }
+}
+
+const SETTLE_TRIES = 40;
+const SETTLE_MS = 50;
+
+/**
+ * Whether a process of the group still runs. What has ended and only waits for the machine's init to take note does not count, and
+ * what a killed daemon takes down with it gets two seconds.
+ */
+function hasLiveProcess(group: number): boolean {
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  for (let tries = 0; tries < SETTLE_TRIES; tries++) {
+    if (!readStates(group).some((state) => state !== 'Z' && state !== 'X')) return false;
+    Atomics.wait(pause, 0, 0, SETTLE_MS);
+  }
+  return true;
+}
+
+/** The states of a group's processes (proc_pid_stat(5): the fields behind the name in parentheses are state, parent, group). */
+function readStates(group: number): string[] {
+  return readdirSync('/proc').flatMap((pid) => {
+    if (!/^\d+$/.test(pid)) return [];
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+      const [state = '', , processGroup] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      return processGroup === String(group) ? [state] : [];
+    } catch {
+      return [];
+    }
+  });
 }
 
 /** Keeps the last bytes of a stream. */

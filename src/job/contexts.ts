@@ -9,7 +9,7 @@ import { RootlayerError } from '../core/errors.ts';
 /** How much one caller may have uploaded and not used yet. */
 export type ContextLimits = { maxBytes: number; maxPerUid: number; lifeMs: number };
 
-type Context = { uid: number; path: string; expiry: NodeJS.Timeout };
+type Context = { uid: number; path: string; expiry: NodeJS.Timeout; isTaken: boolean };
 
 /**
  * Tars of files for jobs, between their upload and their use: one job each, or an hour. They are read by nobody but the
@@ -18,15 +18,17 @@ type Context = { uid: number; path: string; expiry: NodeJS.Timeout };
 export class ContextStore {
   readonly #directory: string;
   readonly #limits: ContextLimits;
+  readonly #checkSpace: () => void;
   readonly #contexts = new Map<string, Context>();
   readonly #uploading = new Map<number, number>();
 
-  /** Empties the directory, made if it is not there. */
-  constructor(directory: string, limits: ContextLimits) {
+  /** Empties the directory, made if it is not there. `checkSpace` throws when the disk is too full to take more. */
+  constructor(directory: string, limits: ContextLimits, checkSpace: () => void) {
     rmSync(directory, { recursive: true, force: true });
     mkdirSync(directory, { mode: 0o700 });
     this.#directory = directory;
     this.#limits = limits;
+    this.#checkSpace = checkSpace;
   }
 
   /** Takes an upload whole. Throws `E_LIMIT_INGEST` when it is too large, `E_QUOTA` when the caller has too many. */
@@ -40,6 +42,7 @@ export class ContextStore {
         `Cannot take the files: ${own} uploads wait for their jobs, want at most ${this.#limits.maxPerUid}`,
       );
     }
+    this.#checkSpace();
     const id = randomBytes(16).toString('hex');
     const path = join(this.#directory, id);
     this.#uploading.set(caller.uid, (this.#uploading.get(caller.uid) ?? 0) + 1);
@@ -52,17 +55,17 @@ export class ContextStore {
       this.#uploading.set(caller.uid, (this.#uploading.get(caller.uid) ?? 1) - 1);
     }
     const expiry = setTimeout(() => this.#drop(id), this.#limits.lifeMs).unref();
-    this.#contexts.set(id, { uid: caller.uid, path, expiry });
+    this.#contexts.set(id, { uid: caller.uid, path, expiry, isTaken: false });
     return id;
   }
 
   /** Gives a context to one job; disposing deletes it. Throws `E_NOT_FOUND` for an unknown, used or foreign one. */
   take(caller: Caller, id: string): AsyncDisposable {
     const context = this.#contexts.get(id);
-    if (context === undefined || context.uid !== caller.uid) throw notFound(id);
+    if (context === undefined || context.uid !== caller.uid || context.isTaken) throw notFound(id);
     clearTimeout(context.expiry);
-    // No other job can take it; the file stays until this one is done.
-    this.#contexts.set(id, { ...context, uid: -1 });
+    // No other job can take it; the file stays, and counts for its owner, until this one is done.
+    context.isTaken = true;
     return { [Symbol.asyncDispose]: async () => this.#drop(id) };
   }
 

@@ -40,7 +40,7 @@ export class JobOutput {
     let held: Buffer = Buffer.alloc(0);
     const pass = (bytes: Buffer): void => {
       if (bytes.length === 0) return;
-      if (isUtf8(bytes)) sink(stream, bytes.toString('utf8'), null);
+      if (isUtf8(bytes) && !escapesBadly(bytes)) sink(stream, bytes.toString('utf8'), null);
       else sink(stream, bytes.toString('base64'), 'base64');
     };
     reader.on('data', (chunk: Buffer) => {
@@ -77,6 +77,16 @@ export class JobOutput {
     this.closeWriters();
     for (const reader of this.#readers) reader.destroy();
   }
+}
+
+/** Whether JSON would spell these bytes longer than base64 does: a control byte takes six. */
+function escapesBadly(bytes: Buffer): boolean {
+  let extra = 0;
+  for (const byte of bytes) {
+    if (byte < 0x20) extra += byte === 0x0a || byte === 0x0d || byte === 0x09 ? 1 : 5;
+    else if (byte === 0x22 || byte === 0x5c) extra += 1;
+  }
+  return extra > bytes.length / 2;
 }
 
 /** How many bytes at the end begin a UTF-8 sequence that is not complete yet: 0 to 3. */

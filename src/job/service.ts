@@ -32,8 +32,8 @@ export type JobServiceParts = {
   /** The image that a request's `from` names, null for `scratch`. Throws `E_NOT_FOUND`. */
   findBase(caller: Caller, ref: string): ImageRecord | null;
   leaseBase(image: ImageRecord | null, signal: AbortSignal): Promise<BaseLease>;
-  /** Throws `E_BUSY` when the disk is too full to start anything. */
-  checkSpace(): void;
+  /** Throws `E_BUSY` when the disk is too full to start anything, `E_QUOTA` and `E_FORBIDDEN` when the caller asks for too much. */
+  checkRequest(caller: Caller, request: JobRequest): void;
   chooseIsolation(caller: Caller, request: JobRequest): IsolationReport;
   /** Takes an uploaded context for one job. Throws `E_NOT_FOUND`. */
   takeContext(caller: Caller, contextId: string): AsyncDisposable;
@@ -95,7 +95,7 @@ export class JobService {
 
   submit(caller: Caller, request: JobRequest): JobRecord {
     this.#queue.admit(caller.uid);
-    this.#parts.checkSpace();
+    this.#parts.checkRequest(caller, request);
     const base = this.#parts.findBase(caller, request.from);
     const isolation = this.#parts.chooseIsolation(caller, request);
     // What is wrong with the script's first line is told now, and not by a job that fails.

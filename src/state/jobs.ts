@@ -11,6 +11,7 @@ export class JobTable {
   readonly #all: Database.Statement<[], { record: string }>;
   readonly #open: Database.Statement<[], { record: string }>;
   readonly #delete: Database.Statement<[string]>;
+  readonly #usage: Database.Statement<[number], { jobs: number; layerBytes: number }>;
 
   constructor(db: Database.Database) {
     this.#insert = db.prepare('INSERT INTO jobs (id, uid, state, created_at, record) VALUES (?, ?, ?, ?, ?)');
@@ -19,6 +20,9 @@ export class JobTable {
     this.#ofUid = db.prepare('SELECT record FROM jobs WHERE uid = ? ORDER BY created_at, id');
     this.#all = db.prepare('SELECT record FROM jobs ORDER BY created_at, id');
     this.#open = db.prepare(`SELECT record FROM jobs WHERE state NOT IN (${FINAL})`);
+    this.#usage = db.prepare(
+      "SELECT count(*) AS jobs, coalesce(sum(json_extract(record, '$.layer.sizeBytes')), 0) AS layerBytes FROM jobs WHERE uid = ?",
+    );
     this.#delete = db.prepare('DELETE FROM jobs WHERE id = ?');
   }
 
@@ -45,6 +49,11 @@ export class JobTable {
   /** Jobs that an earlier daemon did not end. */
   unfinished(): JobRecord[] {
     return this.#open.all().map((row) => JSON.parse(row.record) as JobRecord);
+  }
+
+  /** How many jobs of a caller are kept, and the bytes of their layers. */
+  usage(uid: number): { jobs: number; layerBytes: number } {
+    return this.#usage.get(uid) ?? { jobs: 0, layerBytes: 0 };
   }
 
   delete(id: JobId): void {

@@ -98,8 +98,11 @@ t.test('the OCI directory passes skopeo, and umoci unpacks it to the same tree',
 t.test('podman loads the docker-archive, and buildah runs a program of the layer in it', { timeout: 240_000 }, async (t) => {
   const archive = at('image.tar');
   await rootlayerOk(['job', 'get', jobId(await jobs()), '--format', 'docker-archive', '-o', archive, '--state-dir', stateDir]);
-  for (const name of ['storage', 'run', 'tmp']) mkdirSync(at(`podman-${name}`));
-  const storage = ['--root', at('podman-storage'), '--runroot', at('podman-run'), '--storage-driver', 'vfs'];
+  for (const name of ['storage', 'tmp']) mkdirSync(at(`podman-${name}`));
+  // podman takes no path of more than 50 characters here.
+  const runRoot = mkdtempSync('/tmp/rlpod-');
+  t.teardown(() => rmSync(runRoot, { recursive: true, force: true }));
+  const storage = ['--root', at('podman-storage'), '--runroot', runRoot, '--storage-driver', 'vfs'];
   const env = { TMPDIR: at('podman-tmp') };
   t.match(await runOk('podman', [...storage, '--tmpdir', at('podman-tmp'), 'load', '-i', archive], { env }), /Loaded image: \S*app:1$/m);
   rmSync(archive);

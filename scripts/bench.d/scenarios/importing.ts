@@ -1,29 +1,28 @@
-import { Scope } from '../../../src/core/scope.ts';
+import type { Scope } from '../../../src/core/scope.ts';
 import type { Bench, ScenarioMaker } from '../bench.ts';
 import { openBuildah } from '../buildah.ts';
 import { timed } from '../measure.ts';
 import { BASE_NAME, importBase, openEmbedded, startDaemon } from '../rootlayer.ts';
-import type { Contender, Sample } from '../scenario.ts';
+import { type Contender, openScenario, type Sample } from '../scenario.ts';
 
 /** From a docker-archive to a base on which a job could start at once. */
 export const importArchive: ScenarioMaker = {
   name: 'import',
-  open: async (bench) => {
-    const scope = new Scope();
-    const daemon = await daemonContender(bench, scope);
-    const embedded = await embeddedContender(bench, scope);
-    const buildah = await buildahContender(bench, scope);
-    return {
-      title: 'import of the base, docker-archive to ready',
-      unit: 'ms',
-      roundsFactor: 1,
-      comparisons: [
-        { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 0.5 } },
-        { ours: embedded, peer: buildah, target: { kind: 'ratio', atMost: 0.5 } },
-      ],
-      close: async () => await scope[Symbol.asyncDispose](),
-    };
-  },
+  open: async (bench) =>
+    await openScenario(async (scope) => {
+      const daemon = await daemonContender(bench, scope);
+      const embedded = await embeddedContender(bench, scope);
+      const buildah = await buildahContender(bench, scope);
+      return {
+        title: 'import of the base, docker-archive to ready',
+        unit: 'ms',
+        roundsFactor: 1,
+        comparisons: [
+          { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 0.5 } },
+          { ours: embedded, peer: buildah, target: { kind: 'ratio', atMost: 0.5 } },
+        ],
+      };
+    }),
 };
 
 async function daemonContender({ workspace, base, cpu, signal }: Bench, scope: Scope): Promise<Contender> {

@@ -1,12 +1,12 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { Scope } from '../../../src/core/scope.ts';
+import type { Scope } from '../../../src/core/scope.ts';
 import type { Bench, ScenarioMaker } from '../bench.ts';
 import { type Buildah, openBuildah } from '../buildah.ts';
 import { run } from '../command.ts';
 import { timed } from '../measure.ts';
 import { BASE_NAME, type Daemon, importBase, openEmbedded, runJob, startDaemon } from '../rootlayer.ts';
-import type { Contender } from '../scenario.ts';
+import { type Contender, openScenario } from '../scenario.ts';
 
 /** 5,000 files of 5,000 bytes in 50 directories. Perl, which every Debian has, makes them four times as fast as the shell: less of the time is the script's own. */
 export const FILES_SCRIPT = `
@@ -27,48 +27,46 @@ const MAX_JOBS = 2;
 /** A script that does nothing: all there is to measure is what surrounds it. */
 export const noop: ScenarioMaker = {
   name: 'noop',
-  open: async (bench) => {
-    const scope = new Scope();
-    const daemon = await daemonContender(bench, scope, 'true');
-    const embedded = await embeddedContender(bench, scope, 'true');
-    const buildah = await buildahContender(bench, scope, 'true');
-    const unshare = unshareContender(bench);
-    return {
-      title: 'no-op job',
-      unit: 'ms',
-      roundsFactor: 3,
-      comparisons: [
-        { ours: daemon, peer: null, target: { kind: 'value', atMost: 15 } },
-        { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 1 / 20 } },
-        { ours: daemon, peer: unshare, target: null },
-        { ours: embedded, peer: buildah, target: null },
-        { ours: embedded, peer: unshare, target: null },
-      ],
-      close: async () => await scope[Symbol.asyncDispose](),
-    };
-  },
+  open: async (bench) =>
+    await openScenario(async (scope) => {
+      const daemon = await daemonContender(bench, scope, 'true');
+      const embedded = await embeddedContender(bench, scope, 'true');
+      const buildah = await buildahContender(bench, scope, 'true');
+      const unshare = unshareContender(bench);
+      return {
+        title: 'no-op job',
+        unit: 'ms',
+        roundsFactor: 3,
+        comparisons: [
+          { ours: daemon, peer: null, target: { kind: 'value', atMost: 15 } },
+          { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 1 / 20 } },
+          { ours: daemon, peer: unshare, target: null },
+          { ours: embedded, peer: buildah, target: null },
+          { ours: embedded, peer: unshare, target: null },
+        ],
+      };
+    }),
 };
 
 /** A script that writes, and a layer that has something in it. */
 export const files: ScenarioMaker = {
   name: 'files',
-  open: async (bench) => {
-    const scope = new Scope();
-    const daemon = await daemonContender(bench, scope, FILES_SCRIPT);
-    const embedded = await embeddedContender(bench, scope, FILES_SCRIPT);
-    const buildah = await buildahContender(bench, scope, FILES_SCRIPT);
-    return {
-      title: '5,000 files (25 MB)',
-      unit: 'ms',
-      roundsFactor: 1,
-      comparisons: [
-        { ours: daemon, peer: null, target: { kind: 'value', atMost: 429 } },
-        { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 1 / 2.5 } },
-        { ours: embedded, peer: buildah, target: null },
-      ],
-      close: async () => await scope[Symbol.asyncDispose](),
-    };
-  },
+  open: async (bench) =>
+    await openScenario(async (scope) => {
+      const daemon = await daemonContender(bench, scope, FILES_SCRIPT);
+      const embedded = await embeddedContender(bench, scope, FILES_SCRIPT);
+      const buildah = await buildahContender(bench, scope, FILES_SCRIPT);
+      return {
+        title: '5,000 files (25 MB)',
+        unit: 'ms',
+        roundsFactor: 1,
+        comparisons: [
+          { ours: daemon, peer: null, target: { kind: 'value', atMost: 429 } },
+          { ours: daemon, peer: buildah, target: { kind: 'ratio', atMost: 1 / 2.5 } },
+          { ours: embedded, peer: buildah, target: null },
+        ],
+      };
+    }),
 };
 
 async function daemonContender({ workspace, base, cpu, signal }: Bench, scope: Scope, script: string): Promise<Contender> {

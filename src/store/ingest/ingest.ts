@@ -60,6 +60,8 @@ export async function ingestArchive(source: IngestSource, tools: IngestTools, pr
 
 async function ingestStream(source: Readable, tools: IngestTools, progress: Progress, signal: AbortSignal): Promise<Ingested> {
   const feed = new SourceFeed(tools.limits.maxSourceBytes);
+  // Always listened to: when the client is gone, the feed fails after whoever waited for it has left.
+  feed.on('error', () => {});
   const fed = finished(feed, { signal });
   fed.catch(() => {});
   const onFailure = (error: Error): void => void feed.destroy(error);

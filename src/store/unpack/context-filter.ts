@@ -34,7 +34,8 @@ export class ContextFilter implements TarHandler {
     const linkName = header.type === 'hardlink' ? this.#strip(header.linkName) : header.linkName;
     if (linkName === null)
       throw new RootlayerError('E_ARCHIVE_LINK', `Cannot copy "${escapeName(header.name)}": it links outside what is copied`);
-    this.#next.entry({ ...header, name, linkName });
+    // What is copied belongs to root in the layer, whatever the client's tar says.
+    this.#next.entry({ ...header, name, linkName, uid: 0, gid: 0 });
   }
 
   data(chunk: Buffer): void {

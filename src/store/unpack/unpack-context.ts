@@ -1,3 +1,4 @@
+import { RootlayerError } from '../../core/errors.ts';
 import { statFd } from '../../host/libc.ts';
 import { startWorker } from '../../host/worker.ts';
 import { unpackWorkerKind } from './unpack-layer.ts';
@@ -28,5 +29,13 @@ export async function unpackContext(request: UnpackContextRequest): Promise<void
     limits: unpackLimitsSchema.parse({}),
     context: top,
   });
-  await worker.call(body, [contextFd, directoryFd], null, signal);
+  try {
+    await worker.call(body, [contextFd, directoryFd], null, signal);
+  } catch (error) {
+    if (!(error instanceof Error && error.message.includes('ENOSPC'))) throw error;
+    throw new RootlayerError('E_LIMIT_DISK', 'Cannot put the files in place: they do not fit', {
+      hint: top === 'copy' ? 'Raise the limit with --disk or --inodes.' : 'Use --copy for more than 256 MiB of files.',
+      cause: error,
+    });
+  }
 }

@@ -68,6 +68,7 @@ t.test('openApiDocument() refuses unknown members of a job, and takes no host pa
   t.equal(schema['additionalProperties'], false);
   // C09: what a client says is an enum, a digest, an id or opaque text; files travel as bytes.
   t.same(Object.keys(schema['properties'] as Json).sort(), [
+    'compat',
     'config',
     'contextId',
     'env',

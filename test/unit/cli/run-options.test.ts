@@ -34,6 +34,7 @@ t.test('planRun() makes a request with the bytes of the script', async (t) => {
     sourceDateEpoch: null,
     name: 'x:1',
     config: null,
+    compat: 'none',
   });
   t.same([plan.source, plan.items, plan.output], [{ kind: 'stored', ref: 'scratch' }, [], null]);
 });
