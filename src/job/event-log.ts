@@ -6,6 +6,11 @@ type WithoutNumber<T> = T extends unknown ? Omit<T, 'n' | 'timeMs'> : never;
 /** An event before it has its number and time. */
 export type NewEvent = WithoutNumber<JobEvent>;
 
+/** An event with its place in the file. */
+type Recent = { start: number; end: number; event: JobEvent };
+/** At most as many pieces of output as fit into a megabyte or two. */
+const MAX_RECENT = 32;
+
 /**
  * The events of one job: a file of JSON lines that only grows, and wakes its readers. Replaying it and following it live
  * are the same loop, so a reader can come at any time and miss nothing.
@@ -18,6 +23,8 @@ export class EventLog {
   #bytes = 0;
   #ended = false;
   readonly #waiting = new Set<() => void>();
+  /** The last events, for readers who are up to date: they need not open the file. */
+  readonly #recent: Recent[] = [];
 
   private constructor(path: string, fd: number) {
     this.#path = path;
@@ -34,9 +41,14 @@ export class EventLog {
   append(event: NewEvent): boolean {
     if (this.#ended) return true;
     const n = this.#count + 1;
-    const line = Buffer.from(`${JSON.stringify({ n, timeMs: Math.round(performance.now() - this.#start), ...event })}\n`);
-    const isWritten = this.#write(line);
-    if (isWritten) this.#count = n;
+    const numbered = { n, timeMs: Math.round(performance.now() - this.#start), ...event } as JobEvent;
+    const start = this.#bytes;
+    const isWritten = this.#write(Buffer.from(`${JSON.stringify(numbered)}\n`));
+    if (isWritten) {
+      this.#count = n;
+      this.#recent.push({ start, end: this.#bytes, event: numbered });
+      if (this.#recent.length > MAX_RECENT) this.#recent.shift();
+    }
     if (event.type === 'end') this.#end();
     for (const wake of this.#waiting) wake();
     this.#waiting.clear();
@@ -77,7 +89,12 @@ export class EventLog {
     while (!signal.aborted) {
       const end = this.#bytes;
       if (position < end) {
-        yield* readEvents(this.#path, position, end, from);
+        const known = this.#recent.filter((one) => one.start >= position && one.end <= end);
+        if (known[0]?.start === position) {
+          for (const { event } of known) if (event.n >= from) yield event;
+        } else {
+          yield* readEvents(this.#path, position, end, from);
+        }
         position = end;
       } else if (!follow || this.#ended) {
         return;

@@ -1,6 +1,5 @@
 import { closeSync, constants, ftruncateSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { execa } from 'execa';
 import { RootlayerError } from '../core/errors.ts';
 import { isErrno } from '../host/errno.ts';
 import { mountDetached } from '../host/filesystems.ts';
@@ -143,6 +142,8 @@ async function makeTemplate(path: string, limits: UpperLimits): Promise<Template
       '-E',
       'nodiscard,lazy_itable_init=1,root_owner=0:0',
     ];
+    // Loaded only here: it takes longer to load than all the rest of a job takes.
+    const { execa } = await import('execa');
     const made = await execa(mkfs, [...flags, path], {
       reject: false,
       env: { PATH: '/usr/sbin:/sbin' },

@@ -60,13 +60,10 @@ function startProgram(program: string, args: readonly string[], options: Command
   });
 }
 
-/** The build may lie where only root can read it. The capability opens no socket and writes no file. */
-export const READS_ANY_CHECKOUT = ['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'];
-
 function asUser(user: CommandOptions['user']): string[] {
   if (user === undefined) return [];
   const groups = user.group === null ? ['--clear-groups'] : ['--groups', String(user.group)];
-  return ['setpriv', '--reuid', String(user.uid), '--regid', String(user.uid), ...groups, ...READS_ANY_CHECKOUT];
+  return ['setpriv', '--reuid', String(user.uid), '--regid', String(user.uid), ...groups];
 }
 
 async function ended(child: ChildProcessWithoutNullStreams, input = ''): Promise<Ended> {
