@@ -23,6 +23,7 @@ perl -e '
 `;
 
 const MAX_JOBS = 2;
+const WARM_UP_JOBS = 30;
 
 /** A script that does nothing: all there is to measure is what surrounds it. */
 export const noop: ScenarioMaker = {
@@ -72,6 +73,8 @@ export const files: ScenarioMaker = {
 async function daemonContender({ workspace, base, cpu, signal }: Bench, scope: Scope, script: string): Promise<Contender> {
   const daemon: Daemon = scope.use(await startDaemon(workspace, 'daemon', MAX_JOBS));
   await importBase(daemon.session, base.archive, signal);
+  // A daemon that has been running for a while: its code is compiled.
+  for (let job = 0; job < WARM_UP_JOBS; job += 1) await daemon.session.removeJob(await runJob(daemon.session, 'true', signal));
   return {
     name: 'daemon',
     sample: async () => {
