@@ -77,10 +77,13 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   const uidBase = options.uidBase ?? DEFAULT_UID_BASE;
   const onProblem = options.onProblem ?? (() => {});
   checkRoot();
+  mkdirSync(options.stateDir, { recursive: true, mode: 0o700 });
   // Before anything starts a process: the daemon may have to move itself.
   const cgroups = openCgroups(options);
   scope.defer(() => cgroups.close());
   const store = scope.use(await openStore(options, uidBase));
+  // The state directory is ours now, so nothing of its name can be anybody else's.
+  cgroups.removeLeftovers();
   await store.recover();
   const directory = (name: string): string => makeDirectory(options.stateDir, name);
   const admission: AdmissionLimits = { ...DEFAULT_ADMISSION, ...options.admission };

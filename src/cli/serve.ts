@@ -10,7 +10,6 @@ import { createEngine, type EngineOptions } from '../engine.ts';
 import { closeOnExecFrom } from '../host/libc.ts';
 import { type Notifier, takeNotifier } from '../host/sd-notify.ts';
 import type { DaemonOptions } from './commands/daemon.ts';
-import { engineName } from './session.ts';
 
 /** Answers that are on their way when everything else has ended. */
 const LAST_ANSWERS_MS = 5000;
@@ -114,7 +113,6 @@ function readEngineOptions(options: DaemonOptions): EngineOptions {
   const queuedPerUid = readCount('--max-queued-per-user', options.maxQueuedPerUser);
   return {
     stateDir: options.stateDir,
-    name: engineName(options.stateDir),
     keepWarm: true,
     allowDegraded: options.allowDegraded === true,
     queue: {

@@ -1,6 +1,4 @@
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import path from 'node:path';
 import process from 'node:process';
 import type { Command } from 'commander';
 import { connect } from '../api/client.ts';
@@ -68,17 +66,8 @@ async function openEmbedded(stateDir: string, allowDegraded: boolean): Promise<S
   const onProblem = (what: string, error: unknown): void => {
     process.stderr.write(`rootlayer: warning: ${printable(`${what}: ${error instanceof Error ? error.message : String(error)}`)}\n`);
   };
-  const engine = await createEngine({ stateDir, name: engineName(stateDir), allowDegraded, lockWaitMs: LOCK_WAIT_MS, onProblem });
+  const engine = await createEngine({ stateDir, allowDegraded, lockWaitMs: LOCK_WAIT_MS, onProblem });
   return sessionOf(engine, { uid: process.geteuid?.() ?? 0 });
-}
-
-/**
- * Gives a name for what an engine makes outside its state directory. At its start an engine removes what bears its name, so those of two state
- * directories must differ.
- */
-export function engineName(stateDir: string): string {
-  const dir = path.resolve(stateDir);
-  return dir === DEFAULT_STATE_DIR ? 'default' : createHash('sha256').update(dir).digest('hex').slice(0, 12);
 }
 
 function nonEmpty(text: string | undefined): string | undefined {

@@ -17,7 +17,7 @@ export type Download = { stream: Readable; sizeBytes: number | null; digest: Dig
 export type Feature = { name: string; ok: boolean; required: boolean; detail: string; remedy: string | null };
 
 /**
- * The engine as the API and the embedded mode see it. Every method acts for a caller and sees only what is theirs;
+ * The engine as the API and the embedded mode see it. Every method acts for a caller and sees only what is theirs (uid 0: everything);
  * what belongs to others fails with `E_NOT_FOUND`, exactly as if it did not exist.
  */
 export interface Engine {

@@ -39,6 +39,7 @@ const FOLDER = 'rootlayer';
  */
 export class CgroupManager {
   readonly #hierarchies: Hierarchy[];
+  #isOwned = false;
   /** Limits that this machine cannot hold, in words; empty when all can. */
   readonly lacking: string[];
 
@@ -49,7 +50,7 @@ export class CgroupManager {
   }
 
   /**
-   * Finds the writable hierarchies, and removes what an earlier daemon of the same `name` left in them. To be called before the process has
+   * Finds the writable hierarchies. Call {@link removeLeftovers} once it is certain that no other process uses this `name`. To be called before the process has
    * children: in cgroup v2 it may have to move itself. With `mayMove` false it never does.
    */
   static open(name: string, mayMove = true): CgroupManager {
@@ -59,9 +60,7 @@ export class CgroupManager {
       // A read-only or foreign hierarchy: what it would limit shows up in `lacking`.
       if (hierarchy !== null) hierarchies.push(hierarchy);
     }
-    const manager = new CgroupManager(hierarchies);
-    manager.#removeLeftovers();
-    return manager;
+    return new CgroupManager(hierarchies);
   }
 
   /** Makes the control group of a job, limits set before any process is in it. Limits that the machine lacks are left out: see `lacking`. */
@@ -81,7 +80,9 @@ export class CgroupManager {
     }
   }
 
-  #removeLeftovers(): void {
+  /** Takes over the name: ends and removes what an earlier process left under it. */
+  removeLeftovers(): void {
+    this.#isOwned = true;
     for (const { parent } of this.#hierarchies) {
       for (const entry of readdirSync(parent, { withFileTypes: true })) {
         if (entry.isDirectory()) {
@@ -92,8 +93,9 @@ export class CgroupManager {
     }
   }
 
-  /** Removes the folder of this manager; for an engine that ends. */
+  /** Removes the folder of this manager; for an engine that ends. One whose name was never taken over may be another's. */
   close(): void {
+    if (!this.#isOwned) return;
     for (const { parent } of this.#hierarchies) {
       try {
         rmdirSync(parent);

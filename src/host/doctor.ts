@@ -142,6 +142,7 @@ async function probeIdmap(stateDir: string): Promise<string> {
 
 function probeLimits(): string {
   const manager = CgroupManager.open(`probe-${process.pid}`, false);
+  manager.removeLeftovers();
   try {
     if (manager.lacking.length > 0) throw new Error(`no control group for ${manager.lacking.join(', ')}`);
     return 'memory, processes and cpu';

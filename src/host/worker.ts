@@ -1,10 +1,10 @@
-import { fileURLToPath } from 'node:url';
 import { type Deferred, deferred } from '../core/deferred.ts';
 import type { Progress } from '../core/engine.ts';
 import { RootlayerError } from '../core/errors.ts';
 import { isErrno } from './errno.ts';
-import { type Launched, launch } from './launcher.ts';
+import { FIRST_LAUNCH_FD, type Launched, launch } from './launcher.ts';
 import { close, sendWithFds } from './libc.ts';
+import { entryPath, isCodeInOnePlace, openWorkerCode } from './worker-code.ts';
 import { FrameReader, type WorkerMessage } from './worker-frames.ts';
 
 /** What kind of confinement a worker gets. */
@@ -55,13 +55,22 @@ const STDERR_KEPT = 16 * 1024;
 
 /** Starts a worker and waits until it is confined. Throws `E_WORKER` when it does not get there. */
 export async function startWorker(kind: WorkerKind, cgroupFds: number[], signal: AbortSignal): Promise<Worker> {
-  const worker = new WorkerProcess(kind, cgroupFds);
+  const codeFd = kind.uidBase === null || !isCodeInOnePlace ? null : await openWorkerCode(kind.uidBase);
+  const worker = launchWorker(kind, cgroupFds, codeFd);
   try {
     await worker.ready(signal);
     return worker;
   } catch (error) {
     await worker[Symbol.asyncDispose]();
     throw error;
+  }
+}
+
+function launchWorker(kind: WorkerKind, cgroupFds: number[], codeFd: number | null): WorkerProcess {
+  try {
+    return new WorkerProcess(kind, cgroupFds, codeFd);
+  } finally {
+    if (codeFd !== null) close(codeFd);
   }
 }
 
@@ -75,22 +84,23 @@ class WorkerProcess implements Worker {
   #stderr = '';
   readonly #frames = new FrameReader();
 
-  constructor(kind: WorkerKind, cgroupFds: number[]) {
+  constructor(kind: WorkerKind, cgroupFds: number[], codeFd: number | null) {
     this.#name = kind.entry;
-    const entry = fileURLToPath(new URL(`../${kind.entry}`, import.meta.url)).replace(/\.ts$/, '.js');
+    const entry = entryPath(kind.entry, codeFd !== null);
     const flags = [`--max-old-space-size=${kind.heapMib}`, '--disable-proto=throw', '--unhandled-rejections=strict', entry];
     this.#launched = launch(
       'worker',
       [
         ...(kind.uidBase === null ? [] : ([['userns', kind.uidBase]] satisfies [string, number][])),
         ['caps', kind.capabilities.toString(16)],
-        ...cgroupFds.map((_fd, index): [string, number] => ['cgroup', 6 + index]),
+        ...cgroupFds.map((_fd, index): [string, number] => ['cgroup', FIRST_LAUNCH_FD + index]),
+        ...(codeFd === null ? [] : ([['code', FIRST_LAUNCH_FD + cgroupFds.length]] satisfies [string, number][])),
         ['env', 'UV_USE_IO_URING=0'],
         ['exec', process.execPath],
         ...flags.map((flag): [string, string] => ['arg', flag]),
       ],
       ['ignore', 'ignore', 'pipe'],
-      cgroupFds,
+      codeFd === null ? cgroupFds : [...cgroupFds, codeFd],
     );
     this.#launched.child.stderr?.on('data', (chunk: Buffer) => {
       this.#stderr = (this.#stderr + chunk.toString('utf8')).slice(-STDERR_KEPT);

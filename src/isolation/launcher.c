@@ -111,11 +111,12 @@ struct spec {
   int lower_fds[MAX_LAYERS]; /* detached mounts, topmost first */
   int lowers;
   int upper_fd;            /* detached mount that holds up/ and work/, or -1 */
+  int code_fd;             /* detached mount with a worker's program, or -1 */
   const char *options;     /* further overlay options */
   unsigned long mount_flags;
 };
 
-static struct spec S = {.root_fd = -1, .files_fd = -1, .device_fd = -1, .resolv_fd = -1, .seccomp_fd = -1, .status_fd = -1, .upper_fd = -1, .cgroup_dir_fd = -1};
+static struct spec S = {.root_fd = -1, .files_fd = -1, .device_fd = -1, .resolv_fd = -1, .seccomp_fd = -1, .status_fd = -1, .upper_fd = -1, .code_fd = -1, .cgroup_dir_fd = -1};
 static int error_pipe[2] = {-1, -1};
 static int device_clones[6];
 static const char *const device_names[6] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -235,6 +236,7 @@ static void parse_record(char *record) {
   else if (matches(record, "cgroup-dir", &value)) S.cgroup_dir_fd = descriptor(value);
   else if (matches(record, "lower", &value) && S.lowers < MAX_LAYERS) S.lower_fds[S.lowers++] = descriptor(value);
   else if (matches(record, "upper", &value)) S.upper_fd = descriptor(value);
+  else if (matches(record, "code", &value)) S.code_fd = descriptor(value);
   else if (matches(record, "options", &value)) S.options = value;
   else if (matches(record, "flags", &value)) S.mount_flags = number(value, 10);
   else if (matches(record, "map", &value) && S.map_count < 4) S.maps[S.map_count++] = value;
@@ -515,6 +517,12 @@ static void worker_child(int release_fd) {
   become_root_of_namespace();
   must(setsid(), "setsid");
   must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
+  if (S.code_fd >= 0) {
+    /* Any directory would do that exists everywhere and that a worker can do without. */
+    int place = open("/sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    must(place, "code");
+    must(move_to(S.code_fd, place), "code");
+  }
   umask(0);
   lower_limit(RLIMIT_CORE, 0, 0);
   keep_capabilities();

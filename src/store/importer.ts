@@ -38,7 +38,7 @@ const GIB = 1024 ** 3;
 const DEFAULT_LIMITS: IngestLimits = { maxSourceBytes: 10 * GIB, maxBytes: 64 * GIB, maxMembers: 50_000 };
 
 /** Who imports, and what is to be listed. */
-type Listing = { readonly uid: number; readonly names: string[]; readonly sourceDigest: Digest; readonly shared: boolean };
+type Listing = { readonly uid: number; readonly names: string[]; readonly sourceDigest: Digest | null; readonly shared: boolean };
 
 /** Brings archives of strangers into the store, in the order of spec/hardening.md 4.4. */
 export class Importer {
@@ -72,7 +72,9 @@ export class Importer {
       admit({ uid, bytes: listing.sizeBytes });
       const image = interpretArchive(listing, (file) => readMember(work, file), options.select, hostPlatform());
       const names = [...new Set([...image.names, ...given])];
-      return await this.#list(image, work, { uid, names, sourceDigest, shared: options.shared }, progress, signal);
+      // An archive of several images is none of them: only one that was taken without a choice may be found by it again.
+      const found = options.select === null ? sourceDigest : null;
+      return await this.#list(image, work, { uid, names, sourceDigest: found, shared: options.shared }, progress, signal);
     } finally {
       await layout.dropWork(work);
     }
