@@ -1,6 +1,10 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import t from 'tap';
 import { createEngine } from '../../../src/engine.ts';
 import { closeTestEngine, openTestEngine } from '../../helpers/engine.ts';
+import { baseImagePath } from '../../helpers/requires.ts';
 
 const env = await openTestEngine(t);
 if (env !== null) {
@@ -21,6 +25,23 @@ if (env !== null) {
     t.equal(stdout, '1\n');
     t.equal((await env.run({ script: 'cat /one /two', from: 'result:1' })).stdout, '1\n2\n');
   });
+
+  for (const sentBytes of [0, 1, 1000, 200_000]) {
+    t.test(`C04 a client that goes away after ${sentBytes} bytes of an image ends its import and nothing else`, async (t) => {
+      const gone = new AbortController();
+      const source = new Readable({ read() {} });
+      if (sentBytes > 0) source.push(readFileSync(baseImagePath()).subarray(0, sentBytes));
+      const options = { name: null, select: null, shared: false };
+      const importing = env.engine.importImage({ uid: 0 }, source, options, () => {}, gone.signal);
+      setTimeout(() => {
+        gone.abort(new Error('the client is gone'));
+        source.destroy(new Error('aborted'));
+      }, 200);
+      await t.rejects(importing);
+      t.match((await env.run({ script: 'true' })).job, { state: 'done' });
+      t.same(readdirSync(join(env.stateDir, 'ingest')), []);
+    });
+  }
 
   closeTestEngine(t, env);
 }
