@@ -59,6 +59,9 @@ export async function ingestArchive(source: IngestSource, tools: IngestTools, pr
 }
 
 async function ingestStream(source: Readable, tools: IngestTools, progress: Progress, signal: AbortSignal): Promise<Ingested> {
+  // The client may have left while a worker was being started: then no event will tell any more.
+  signal.throwIfAborted();
+  if (source.destroyed) throw new RootlayerError('E_ARCHIVE_TRUNCATED', 'Cannot take upload: it broke off');
   const feed = new SourceFeed(tools.limits.maxSourceBytes);
   // Always listened to: when the client is gone, the feed fails after whoever waited for it has left.
   feed.on('error', () => {});
