@@ -43,5 +43,14 @@ if (env !== null) {
     });
   }
 
+  t.test('C04 an upload whose client left before its worker was ready ends at once', async (t) => {
+    const source = new Readable({ read() {} });
+    source.on('error', () => {});
+    source.destroy(new Error('aborted'));
+    const options = { name: null, select: null, shared: false };
+    const importing = env.engine.importImage({ uid: 0 }, source, options, () => {}, new AbortController().signal);
+    await t.rejects(importing, { code: 'E_ARCHIVE_TRUNCATED' });
+  });
+
   closeTestEngine(t, env);
 }
