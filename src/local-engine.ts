@@ -56,6 +56,8 @@ export class LocalEngine implements Engine {
     progress: Progress,
     signal: AbortSignal,
   ): Promise<ImageRecord> {
+    // Always listened to: a client may go before a worker is ready to read from it.
+    archive.on('error', () => {});
     const shared = options.shared && caller.uid === 0;
     return await this.#parts.store.importArchive(caller.uid, archive, { ...options, shared }, progress, signal);
   }
