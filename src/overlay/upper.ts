@@ -1,5 +1,6 @@
 import { closeSync, constants, ftruncateSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { RootlayerError } from '../core/errors.ts';
 import { isErrno } from '../host/errno.ts';
 import { mountDetached } from '../host/filesystems.ts';
@@ -67,37 +68,47 @@ export class UpperFactory {
 
   /** `idmapFd` is a user namespace that maps plain ids to the job's, or null. Throws `E_MISSING_FEATURE` without loop devices. */
   async create(limits: UpperLimits, idmapFd: number | null, label: string): Promise<Upper> {
-    const template = await this.#template(limits);
-    const source = this.#attach(template, label);
-    let mountFd = -1;
+    const image = await this.#makeImage(limits, label);
     try {
-      mountFd = mountDetached('ext4', { source: source.path, noinit_itable: true, nobarrier: true }, ATTRIBUTES);
-      return new LoopUpper(mountFd, source.path, idmapFd);
-    } catch (error) {
-      if (mountFd >= 0) close(mountFd);
-      throw error;
+      return mountImage(image, idmapFd, label);
     } finally {
-      close(source.fd);
+      closeSync(image);
     }
   }
 
-  #attach(template: Template, label: string): { fd: number; path: string } {
+  /**
+   * The disk of a micro-VM: an unnamed image that the host mounts only before a guest has had it, for `fill` to put files into it. The caller
+   * closes the descriptor, and never mounts it again: from then on its bytes are those of a stranger.
+   */
+  async createDisk(
+    limits: UpperLimits,
+    idmapFd: number | null,
+    label: string,
+    fill: ((upper: Upper) => Promise<void>) | null,
+  ): Promise<number> {
+    const image = await this.#makeImage(limits, label);
+    try {
+      if (fill !== null) await fillImage(image, idmapFd, label, fill);
+      return image;
+    } catch (error) {
+      closeSync(image);
+      throw error;
+    }
+  }
+
+  /** A new filesystem in a file without a name. */
+  async #makeImage(limits: UpperLimits, label: string): Promise<number> {
+    const template = await this.#template(limits);
     const path = join(this.#directory, `upper-${label}.img`);
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
     try {
       unlinkSync(path);
       ftruncateSync(fd, template.sizeBytes);
       for (const { bytes, offset } of template.segments) writeWhole(fd, bytes, offset);
-      return attachLoop(fd, `rootlayer:${label}`);
+      return fd;
     } catch (error) {
-      throw isErrno(error, 'ENOENT', 'ENXIO', 'EPERM')
-        ? new RootlayerError('E_MISSING_FEATURE', `Cannot make a disk for the job: no loop device can be used (${error.errno})`, {
-            hint: 'Load the kernel module "loop", and give a container the devices /dev/loop-control and /dev/loop*.',
-            cause: error,
-          })
-        : error;
-    } finally {
       closeSync(fd);
+      throw error;
     }
   }
 
@@ -180,6 +191,59 @@ function readSegments(fd: number): Template['segments'] {
 
 function writeWhole(fd: number, bytes: Buffer, offset: number): void {
   for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, offset + at);
+}
+
+function mountImage(image: number, idmapFd: number | null, label: string): Upper {
+  const source = attachImage(image, label);
+  let mountFd = -1;
+  try {
+    mountFd = mountDetached('ext4', { source: source.path, noinit_itable: true, nobarrier: true }, ATTRIBUTES);
+    return new LoopUpper(mountFd, source.path, idmapFd);
+  } catch (error) {
+    if (mountFd >= 0) close(mountFd);
+    throw error;
+  } finally {
+    close(source.fd);
+  }
+}
+
+function attachImage(image: number, label: string): { fd: number; path: string } {
+  try {
+    return attachLoop(image, `rootlayer:${label}`);
+  } catch (error) {
+    throw isErrno(error, 'ENOENT', 'ENXIO', 'EPERM')
+      ? new RootlayerError('E_MISSING_FEATURE', `Cannot make a disk for the job: no loop device can be used (${error.errno})`, {
+          hint: 'Load the kernel module "loop", and give a container the devices /dev/loop-control and /dev/loop*.',
+          cause: error,
+        })
+      : error;
+  }
+}
+
+async function fillImage(image: number, idmapFd: number | null, label: string, fill: (upper: Upper) => Promise<void>): Promise<void> {
+  const upper = mountImage(image, idmapFd, label);
+  try {
+    await fill(upper);
+  } finally {
+    await upper.close();
+  }
+  await unmounted(image);
+}
+
+// The superblock's s_state of ext4: bit 0 is set while nobody has the filesystem mounted for writing.
+const STATE_AT = 1024 + 0x3a;
+const STATE_VALID = 1;
+const UNMOUNT_TRIES = 200;
+
+/** The kernel may finish an unmount a moment after the last descriptor is closed. */
+async function unmounted(image: number): Promise<void> {
+  const state = Buffer.alloc(2);
+  for (let attempt = 0; attempt < UNMOUNT_TRIES; attempt++) {
+    readSync(image, state, 0, state.length, STATE_AT);
+    if ((state.readUInt16LE(0) & STATE_VALID) !== 0) return;
+    await sleep(10);
+  }
+  throw new RootlayerError('E_STATE', 'Cannot hand a disk to a virtual machine: it is still mounted');
 }
 
 class LoopUpper implements Upper {

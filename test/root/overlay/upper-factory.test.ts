@@ -1,4 +1,5 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, copyFileSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
@@ -29,4 +30,19 @@ t.test('create() tries again after a size that mkfs refused', async (t) => {
   const impossible = { diskBytes: 16 * 1024 * 1024, inodes: 1_000_000 };
   for (const label of ['a', 'b']) await t.rejects(factory.create(impossible, null, label), { code: 'E_USAGE' });
   t.same(readdirSync(directory), []);
+});
+
+t.test('createDisk() gives a whole filesystem that is no longer mounted, with what was put into it', async (t) => {
+  if (!requires(t, 'root', 'loop', 'e2fsck', 'debugfs')) return;
+  const directory = mkdtempSync(join(tmpdir(), 'upper-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const disk = await new UpperFactory(join(directory)).createDisk(LIMITS, null, 'd', async (upper) => {
+    writeFileSync(`/proc/self/fd/${upper.plainDirFd}/greeting`, 'hello\n');
+  });
+  t.same(readdirSync(directory), [], 'it has no name');
+  const image = join(directory, 'copy.img');
+  copyFileSync(`/proc/self/fd/${disk}`, image);
+  closeSync(disk);
+  execFileSync('e2fsck', ['-fn', image], { stdio: 'ignore' });
+  t.equal(execFileSync('debugfs', ['-R', 'cat /up/greeting', image], { stdio: ['ignore', 'pipe', 'ignore'] }).toString(), 'hello\n');
 });
