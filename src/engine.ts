@@ -23,7 +23,7 @@ import { ContextStore } from './job/contexts.ts';
 import type { QueueLimits } from './job/queue.ts';
 import { DEFAULT_UID_BASE, RangePool } from './job/ranges.ts';
 import type { RangeLease, RunnerParts } from './job/runner.ts';
-import { JobService } from './job/service.ts';
+import { type BaseLease, JobService } from './job/service.ts';
 import { LocalEngine } from './local-engine.ts';
 import { chooseMounter, type OverlayMounter } from './overlay/mounter.ts';
 import { UpperFactory } from './overlay/upper.ts';
@@ -140,7 +140,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   // Jobs make images, and the engine that makes them needs the jobs: this one is set before the first job can run.
   const made: LocalEngine[] = [];
   const local = (): LocalEngine => made[0] ?? assertOpen();
-  const policy: IsolationPolicy = { chrootUids: [], networkUids: [], ...options.policy };
+  const policy: IsolationPolicy = { chrootUids: [], networkUids: [], emulation: 'allow', ...options.policy };
   const jobTable = new JobTable(store.database);
   const jobs = new JobService({
     directory: directory('jobs'),
@@ -154,7 +154,8 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
       checkLimits(caller.uid, request.limits, admission);
       checkKeptJobs(caller.uid, jobTable.usage(caller.uid), admission);
     },
-    chooseIsolation: (caller, request) => chooseIsolation(policy, caller, request),
+    chooseIsolation: (caller, request) =>
+      chooseIsolation(policy, { ok: false, lacked: 'this version cannot start virtual machines' }, caller, request),
     takeContext: (caller, id) => contexts.take(caller, id),
     imageConfig: (job, base, request) => local().jobImageConfig(job, base, request),
     nameImage: (job, base, request, config) => local().nameJobImage(job, base, request, config),
@@ -255,15 +256,15 @@ function queueLimits(given: Partial<QueueLimits>): QueueLimits {
   return { running, runningPerUid: running, queuedPerUid: 16, queued: 256, ...given };
 }
 
-async function leaseBase(store: Store, image: ImageRecord | null, signal: AbortSignal): ReturnType<typeof leaseNothing> {
+async function leaseBase(store: Store, image: ImageRecord | null, signal: AbortSignal): Promise<BaseLease> {
   if (image === null) return await leaseNothing();
   const lease = await store.leaseImage(image, () => {}, signal);
-  const layerPaths = lease.layers.map((layer) => layer.path).reverse();
-  return { layerPaths, [Symbol.asyncDispose]: async () => await lease[Symbol.asyncDispose]() };
+  const layers = lease.layers.map(({ diffId, path }) => ({ diffId, path })).reverse();
+  return { layers, [Symbol.asyncDispose]: async () => await lease[Symbol.asyncDispose]() };
 }
 
-async function leaseNothing(): Promise<{ layerPaths: string[] } & AsyncDisposable> {
-  return { layerPaths: [], [Symbol.asyncDispose]: async () => {} };
+async function leaseNothing(): Promise<BaseLease> {
+  return { layers: [], [Symbol.asyncDispose]: async () => {} };
 }
 
 /** One directory of device nodes for the jobs of each id range, and one for real root. */

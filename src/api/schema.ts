@@ -4,7 +4,7 @@ import type { Feature } from '../core/engine.ts';
 import { ERROR_CODES, type ErrorBody, type ErrorCode } from '../core/errors.ts';
 import type { JobId } from '../core/ids.ts';
 import { type ImageRecord, imageFormats, layerCompressions } from '../core/image.ts';
-import { isolationChoices, type JobEvent, type JobRecord, jobStates } from '../core/job.ts';
+import { boundaries, isolationChoices, type JobEvent, type JobRecord, jobStates } from '../core/job.ts';
 import { limitNames, limitsSchema } from '../core/limits.ts';
 import { logStreams } from './session.ts';
 
@@ -83,11 +83,13 @@ export const jobSchema = z.strictObject({
     .strictObject({
       used: isolationName,
       why: z.string(),
+      boundary: z.enum(boundaries),
       refused: z.array(z.strictObject({ isolation: isolationName, lacked: z.string() })),
     })
     .nullable(),
   limits: limitsSchema,
   exitStatus: z.int().nullable(),
+  exitStatusBy: z.enum(['kernel', 'guest']).nullable(),
   endedByLimit: z.strictObject({ limit: z.enum(limitNames), value: z.number(), peak: z.number().nullable() }).nullable(),
   usage: z
     .strictObject({

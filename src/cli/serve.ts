@@ -124,8 +124,14 @@ function readEngineOptions(options: DaemonOptions): EngineOptions {
     policy: {
       chrootUids: options.allowChroot.map((user) => findId('--allow-chroot', user, '/etc/passwd')),
       networkUids: options.allowNetwork.map((user) => findId('--allow-network', user, '/etc/passwd')),
+      emulation: readEmulation(options.vmEmulation),
     },
   };
+}
+
+function readEmulation(text: string): 'allow' | 'refuse' {
+  if (text === 'allow' || text === 'refuse') return text;
+  throw refuse('--vm-emulation', text, 'want "allow" or "refuse"');
 }
 
 function readConnectionLimits(options: DaemonOptions): ConnectionLimits {

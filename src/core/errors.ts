@@ -56,6 +56,7 @@ export const ERROR_CODES = {
   E_NOT_FOUND: { status: 404, retryable: false, says: 'there is no such image, job or file for this caller' },
   E_PROTOCOL: { status: 400, retryable: false, says: 'a request is malformed' },
   E_QUOTA: { status: 429, retryable: true, says: 'the quota of the caller is used up' },
+  E_RECIPE: { status: 400, retryable: false, says: 'a recipe, or an argument of an image function, is wrong' },
   E_REF: { status: 400, retryable: false, says: 'an image name or digest is malformed' },
   E_SCRIPT: { status: 422, retryable: false, says: 'the script ended with a status other than 0' },
   E_SIZE: { status: 422, retryable: false, says: 'content does not have the size it was announced with' },

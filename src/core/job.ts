@@ -98,8 +98,15 @@ export type JobUsage = {
   outputBytes: number;
 };
 
+/**
+ * What stands between a script and the host: the namespaces of the kernel that they share, a virtual machine with hardware support, or
+ * nothing that counts as a security boundary (`chroot`; `vm` under software emulation).
+ */
+export const boundaries = ['kernel', 'hardware', 'none'] as const;
+export type Boundary = (typeof boundaries)[number];
+
 /** Which isolation a job got, why, and what each refused one lacked. */
-export type IsolationReport = { used: Isolation; why: string; refused: { isolation: Isolation; lacked: string }[] };
+export type IsolationReport = { used: Isolation; why: string; boundary: Boundary; refused: { isolation: Isolation; lacked: string }[] };
 
 /** A job as the API shows it. Times are ISO 8601 in UTC. */
 export type JobRecord = {
@@ -116,6 +123,8 @@ export type JobRecord = {
   limits: Limits;
   /** The script's own exit status (128 + signal when killed), null when it did not run to an end. */
   exitStatus: number | null;
+  /** Who tells the exit status: the host's kernel, or the guest, which could say anything. Null without a status. */
+  exitStatusBy: 'kernel' | 'guest' | null;
   /** The limit that ended the job, with its value in the unit of {@link Limits}. */
   endedByLimit: { limit: LimitName; value: number; peak: number | null } | null;
   usage: JobUsage | null;

@@ -1,6 +1,6 @@
 import type { Caller } from '../core/engine.ts';
 import { RootlayerError } from '../core/errors.ts';
-import type { Isolation, IsolationReport, JobRequest } from '../core/job.ts';
+import type { Boundary, Isolation, IsolationReport, JobRequest } from '../core/job.ts';
 
 /** Who may use what; decided by the administrator who starts the engine. */
 export type IsolationPolicy = {
@@ -8,47 +8,77 @@ export type IsolationPolicy = {
   chrootUids: number[];
   /** Callers who may join the host's network: uid 0 always, and these. */
   networkUids: number[];
+  /** Whether `vm` may run under software emulation, which is no security boundary. */
+  emulation: 'allow' | 'refuse';
 };
 
+/** What this machine can do for `vm`, as far as it is known at the moment: nothing is started to find out. */
+export type VmReadiness = { ok: false; lacked: string } | { ok: true; acceleration: 'kvm' | 'tcg' | 'untried'; why: string };
+
 /** Chooses the isolation of a job and says why. Throws `E_FORBIDDEN` or `E_MISSING_FEATURE` for one that was asked for and cannot be. */
-export function chooseIsolation(policy: IsolationPolicy, caller: Caller, request: JobRequest): IsolationReport {
+export function chooseIsolation(policy: IsolationPolicy, vm: VmReadiness, caller: Caller, request: JobRequest): IsolationReport {
   if (request.network === 'host' && caller.uid !== 0 && !policy.networkUids.includes(caller.uid)) {
     throw new RootlayerError('E_FORBIDDEN', "Cannot join the host's network: not allowed for this user, want --network none", {
       hint: 'Bring the files that the script needs with --copy or --file.',
     });
   }
-  const refused: IsolationReport['refused'] = [];
-  for (const isolation of candidates(request)) {
-    const lacked = lacks(policy, caller, isolation);
-    if (lacked === null)
-      return { used: isolation, why: request.isolation === 'auto' ? 'the strongest that this machine offers' : 'asked for', refused };
-    if (request.isolation !== 'auto') {
-      throw new RootlayerError(
-        isolation === 'chroot' ? 'E_FORBIDDEN' : 'E_MISSING_FEATURE',
-        `Cannot use isolation "${isolation}": ${lacked}`,
-        {
-          hint: 'Use --isolation userns, which needs no trust.',
-        },
-      );
-    }
-    refused.push({ isolation, lacked });
-  }
-  throw new RootlayerError('E_MISSING_FEATURE', 'Cannot choose an isolation: none works here', { hint: 'See rootlayer doctor.' });
+  return request.isolation === 'auto' ? chooseStrongest(policy, vm, request) : chooseAsked(policy, vm, caller, request.isolation, request);
 }
 
-function candidates(request: JobRequest): Isolation[] {
-  return request.isolation === 'auto' ? ['vm', 'userns'] : [request.isolation];
+/** A virtual machine where hardware makes it a boundary and fast, else the namespaces of the kernel. */
+function chooseStrongest(policy: IsolationPolicy, vm: VmReadiness, request: JobRequest): IsolationReport {
+  const lacked = vmLacks(policy, vm, request) ?? vmLacksForAuto(vm);
+  if (lacked === null) return { used: 'vm', why: 'the strongest that this machine offers', boundary: 'hardware', refused: [] };
+  return { used: 'userns', why: 'the strongest that this machine offers', boundary: 'kernel', refused: [{ isolation: 'vm', lacked }] };
 }
 
-function lacks(policy: IsolationPolicy, caller: Caller, isolation: Isolation): string | null {
-  switch (isolation) {
+function chooseAsked(policy: IsolationPolicy, vm: VmReadiness, caller: Caller, used: Isolation, request: JobRequest): IsolationReport {
+  switch (used) {
     case 'userns':
-      return null;
+      return { used, why: 'asked for', boundary: 'kernel', refused: [] };
     case 'chroot':
-      return caller.uid === 0 || policy.chrootUids.includes(caller.uid)
-        ? null
-        : 'its script would be real root, which this user may not be';
-    case 'vm':
-      return 'this version cannot start virtual machines';
+      if (caller.uid !== 0 && !policy.chrootUids.includes(caller.uid)) {
+        throw refusal('E_FORBIDDEN', used, 'its script would be real root, which this user may not be');
+      }
+      return { used, why: 'asked for', boundary: 'none', refused: [] };
+    case 'vm': {
+      const lacked = vmLacks(policy, vm, request);
+      if (lacked !== null) throw refusal(isPolicy(policy, vm) ? 'E_FORBIDDEN' : 'E_MISSING_FEATURE', used, lacked);
+      return { used, why: `asked for; ${vmWhy(vm)}`, boundary: vmBoundary(vm), refused: [] };
+    }
   }
+}
+
+function vmLacks(policy: IsolationPolicy, vm: VmReadiness, request: JobRequest): string | null {
+  if (!vm.ok) return vm.lacked;
+  if (request.network === 'host') return 'a virtual machine has no network, want --network none';
+  return isPolicy(policy, vm) ? 'it would be software emulation, which the policy refuses' : null;
+}
+
+function isPolicy(policy: IsolationPolicy, vm: VmReadiness): boolean {
+  return vm.ok && vm.acceleration === 'tcg' && policy.emulation === 'refuse';
+}
+
+/** Nobody who did not ask for it gets a virtual machine that is slow and no boundary. */
+function vmLacksForAuto(vm: VmReadiness): string | null {
+  if (!vm.ok || vm.acceleration === 'kvm') return null;
+  return vm.acceleration === 'untried'
+    ? 'no virtual machine has been started since this machine booted, so whether KVM works is not known (rootlayer doctor --vm finds out)'
+    : `software emulation only, which is slow and no security boundary: ${vm.why}`;
+}
+
+function vmWhy(vm: VmReadiness): string {
+  if (!vm.ok || vm.acceleration === 'untried') return 'whether KVM works shows when it starts';
+  return vm.acceleration === 'kvm' ? 'KVM' : `software emulation, which is slow and no security boundary: ${vm.why}`;
+}
+
+/** What is not known is not promised; the record is made true once the machine runs. */
+function vmBoundary(vm: VmReadiness): Boundary {
+  return vm.ok && vm.acceleration === 'kvm' ? 'hardware' : 'none';
+}
+
+function refusal(code: 'E_FORBIDDEN' | 'E_MISSING_FEATURE', isolation: Isolation, lacked: string): RootlayerError {
+  return new RootlayerError(code, `Cannot use isolation "${isolation}": ${lacked}`, {
+    hint: 'Use --isolation userns, which needs no trust; rootlayer doctor tells what this machine offers.',
+  });
 }

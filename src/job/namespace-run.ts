@@ -60,13 +60,13 @@ export class NamespaceRun {
 
   /** Everything up to the mounted root: upper, lowers, context. */
   async #prepare(range: RangeLease, signal: AbortSignal): Promise<Prepared> {
-    const { request, isolation, id, layerPaths } = this.#job;
+    const { request, isolation, id } = this.#job;
     const isUserns = isolation.used === 'userns';
     const uidBase = isUserns ? range.maps.base : 0;
     const upper = await this.#parts.uppers.create(request.limits, isUserns ? range.maps.upperFd : null, id);
     // Unmounting a used upper takes the kernel some milliseconds: not on the daemon's only thread.
     this.#scope.defer(async () => await upper.close());
-    const plainLowers = openLowers(layerPaths, range.plainFd);
+    const plainLowers = openLowers(pathsOf(this.#job), range.plainFd);
     this.#scope.defer(() => closeLowers(plainLowers));
     const lowerView = plainLowers.length === 0 ? null : await openLowerView(this.#parts.mounter, plainLowers);
     if (lowerView !== null) this.#scope.defer(() => close(lowerView));
@@ -82,9 +82,9 @@ export class NamespaceRun {
   }
 
   async #mountRoot(range: RangeLease, upper: Upper, uidBase: number): Promise<number> {
-    const { request, isolation, layerPaths } = this.#job;
+    const { request, isolation } = this.#job;
     const isUserns = isolation.used === 'userns';
-    const lowerFds = openLowers(layerPaths, isUserns ? range.maps.lowerFd : range.plainFd);
+    const lowerFds = openLowers(pathsOf(this.#job), isUserns ? range.maps.lowerFd : range.plainFd);
     try {
       return await mountRootfs(this.#parts.mounter, {
         lowerFds,
@@ -207,6 +207,10 @@ export class NamespaceRun {
     const { sourceDateEpoch, compat } = this.#job.request;
     return await this.#parts.capture({ sourceDateEpoch, compat, id: this.#job.id }, upper.plainDirFd, lowerView, signal);
   }
+}
+
+function pathsOf(job: RunnableJob): string[] {
+  return job.layers.map((layer) => layer.path);
 }
 
 type Prepared = { upper: Upper; lowerView: number | null; rootFd: number; uidBase: number; before: object };

@@ -8,7 +8,7 @@ export type OutputSink = (stream: OutputStream, data: string, encoding: 'base64'
 
 /**
  * The standard output and error of a job: real pipes, since a script that opens /dev/stdout cannot open the sockets that
- * Node calls pipes. Text is passed on as UTF-8 where it is, so that logs read well, else as base64, so that no byte is lost.
+ * Node calls pipes.
  */
 export class JobOutput {
   /** The ends for the sandbox; {@link closeWriters} once it has started. */
@@ -37,21 +37,13 @@ export class JobOutput {
 
   #reader(fd: number, stream: OutputStream, sink: OutputSink): Socket {
     const reader = new Socket({ fd, readable: true, writable: false });
-    let held: Buffer = Buffer.alloc(0);
-    const pass = (bytes: Buffer): void => {
-      if (bytes.length === 0) return;
-      if (isUtf8(bytes) && !escapesBadly(bytes)) sink(stream, bytes.toString('utf8'), null);
-      else sink(stream, bytes.toString('base64'), 'base64');
-    };
+    const text = new OutputText(stream, sink);
     reader.on('data', (chunk: Buffer) => {
       this.bytes += chunk.length;
       this.lastMs = performance.now();
-      const bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
-      const end = bytes.length - incompleteTail(bytes);
-      held = Buffer.from(bytes.subarray(end));
-      pass(bytes.subarray(0, end));
+      text.push(chunk);
     });
-    reader.on('end', () => pass(held));
+    reader.on('end', () => text.end());
     reader.on('error', () => {}); // a pipe that fails ends like one that is closed
     return reader;
   }
@@ -76,6 +68,37 @@ export class JobOutput {
   destroy(): void {
     this.closeWriters();
     for (const reader of this.#readers) reader.destroy();
+  }
+}
+
+/** Passes the bytes of one stream on as text where they are UTF-8, with characters kept whole, else as base64, so that no byte is lost. */
+export class OutputText {
+  readonly #stream: OutputStream;
+  readonly #sink: OutputSink;
+  #held: Buffer = Buffer.alloc(0);
+
+  constructor(stream: OutputStream, sink: OutputSink) {
+    this.#stream = stream;
+    this.#sink = sink;
+  }
+
+  push(chunk: Buffer): void {
+    const bytes = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
+    const end = bytes.length - incompleteTail(bytes);
+    this.#held = Buffer.from(bytes.subarray(end));
+    this.#pass(bytes.subarray(0, end));
+  }
+
+  /** Passes on what was held back: no more will come. */
+  end(): void {
+    this.#pass(this.#held);
+    this.#held = Buffer.alloc(0);
+  }
+
+  #pass(bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    if (isUtf8(bytes) && !escapesBadly(bytes)) this.#sink(this.#stream, bytes.toString('utf8'), null);
+    else this.#sink(this.#stream, bytes.toString('base64'), 'base64');
   }
 }
 

@@ -1,3 +1,4 @@
+import type { DiffId } from '../core/digest.ts';
 import type { RootlayerError } from '../core/errors.ts';
 import type { CompatChoice, IsolationReport, JobRequest, JobUsage, LayerSummary } from '../core/job.ts';
 import { Scope } from '../core/scope.ts';
@@ -35,13 +36,16 @@ export type RunnerParts = {
   prepareCapture(): void;
 };
 
+/** An unpacked layer of a base image. */
+export type BaseLayer = { diffId: DiffId; path: string };
+
 /** One job, as the runner sees it. */
 export type RunnableJob = {
   id: string;
   request: JobRequest;
   isolation: IsolationReport;
   /** Unpacked layers of the base, topmost first; empty for `scratch`. */
-  layerPaths: string[];
+  layers: BaseLayer[];
   contextId: string | null;
   sink: OutputSink;
   onRunning(): void;

@@ -18,10 +18,10 @@ import { scriptCandidates } from '../isolation/job-files.ts';
 import type { JobTable } from '../state/jobs.ts';
 import { EventLog, readEndedLog } from './event-log.ts';
 import { JobQueue, type QueueLimits } from './queue.ts';
-import { type Outcome, type RunnerParts, runJob } from './runner.ts';
+import { type BaseLayer, type Outcome, type RunnerParts, runJob } from './runner.ts';
 
 /** A base image held against removal while a job uses it; layers topmost first. */
-export type BaseLease = { layerPaths: string[] } & AsyncDisposable;
+export type BaseLease = { layers: BaseLayer[] } & AsyncDisposable;
 
 /** What the service needs of the rest of the engine. */
 export type JobServiceParts = {
@@ -168,8 +168,8 @@ export class JobService {
     return {
       id: record.id,
       request,
-      isolation: record.isolation ?? { used: 'userns', why: 'default', refused: [] },
-      layerPaths: lease.layerPaths,
+      isolation: record.isolation ?? { used: 'userns', why: 'default', boundary: 'kernel', refused: [] },
+      layers: lease.layers,
       contextId: request.contextId,
       sink: (stream, data, encoding) => {
         if (log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) })) return;
@@ -192,7 +192,8 @@ export class JobService {
   async #conclude(job: LiveJob, outcome: Outcome): Promise<void> {
     const { exitStatus, usage, layer, timingsMs, error } = outcome;
     const endedByLimit = outcome.reached;
-    job.record = { ...job.record, exitStatus, usage, layer, timingsMs, endedByLimit };
+    const exitStatusBy = exitStatus === null ? null : job.record.isolation?.used === 'vm' ? 'guest' : 'kernel';
+    job.record = { ...job.record, exitStatus, exitStatusBy, usage, layer, timingsMs, endedByLimit };
     if (error !== null) {
       this.#finish(job, 'failed', error);
       return;
@@ -350,6 +351,7 @@ function newRecord(caller: Caller, request: JobRequest, base: ImageRecord | null
     isolation,
     limits: request.limits,
     exitStatus: null,
+    exitStatusBy: null,
     endedByLimit: null,
     usage: null,
     error: null,

@@ -78,4 +78,10 @@ export const migrations: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX jobs_by_uid ON jobs (uid, created_at);
   `,
+  `
+  -- Who tells the exit status, and what an isolation is worth.
+  UPDATE jobs SET record = json_set(record, '$.exitStatusBy', iif(json_extract(record, '$.exitStatus') IS NULL, NULL, 'kernel'));
+  UPDATE jobs SET record = json_set(record, '$.isolation.boundary', iif(json_extract(record, '$.isolation.used') = 'userns', 'kernel', 'none'))
+    WHERE json_type(record, '$.isolation') = 'object';
+  `,
 ];

@@ -146,6 +146,7 @@ export class FakeEngine implements Engine {
       isolation: null,
       limits: request.limits,
       exitStatus: null,
+      exitStatusBy: null,
       endedByLimit: null,
       usage: null,
       error: null,
@@ -311,7 +312,7 @@ async function run(job: FakeJob, context: Buffer): Promise<void> {
   try {
     setState(job, 'preparing');
     record.startedAt = new Date().toISOString();
-    record.isolation = { used: 'userns', why: 'it is the default', refused: [] };
+    record.isolation = { used: 'userns', why: 'it is the default', boundary: 'kernel', refused: [] };
     setState(job, 'running');
     for (const line of Buffer.from(job.request.script, 'base64').toString('utf8').split('\n')) {
       const [word = '', ...rest] = line.split(' ');
@@ -376,6 +377,7 @@ async function finish(job: FakeJob, output: string, size: number): Promise<void>
     return;
   }
   record.exitStatus ??= 0;
+  record.exitStatusBy = 'kernel';
   if (record.exitStatus !== 0) {
     record.state = 'failed';
     record.error = new RootlayerError('E_SCRIPT', `Cannot make a layer: the script ended with status ${record.exitStatus}`).toBody();

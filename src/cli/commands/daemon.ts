@@ -17,6 +17,7 @@ export type DaemonOptions = {
   maxConnectionsPerUser?: string;
   allowChroot: string[];
   allowNetwork: string[];
+  vmEmulation: string;
   allowDegraded?: boolean;
   drain: string;
   logLevel: string;
@@ -40,6 +41,7 @@ export function daemonCommand(outcome: Outcome): Command {
     .option('--max-connections-per-user <number>', 'of one user (default: 8)')
     .option('--allow-chroot <user>', 'let this user use the isolation "chroot", which is as good as root; repeatable', collect, [])
     .option('--allow-network <user>', 'let this user use the network of the host; repeatable', collect, [])
+    .option('--vm-emulation <policy>', 'allow or refuse virtual machines without KVM, which are no security boundary', 'allow')
     .option('--allow-degraded', 'run jobs although this machine cannot hold their memory, process or cpu limits')
     .option('--drain <time>', 'how long running jobs may take after SIGTERM', '60s')
     .option('--log-level <level>', 'debug, info, warn, error or silent', 'info')

@@ -26,15 +26,45 @@ t.test('scriptCandidates() takes another interpreter with its one argument, as t
   t.end();
 });
 
+const POLICY = { chrootUids: [7], networkUids: [8], emulation: 'allow' as const };
+const NO_VM = { ok: false as const, lacked: 'no QEMU' };
+const EMULATED = { ok: true as const, acceleration: 'tcg' as const, why: 'there is no /dev/kvm' };
+const KVM = { ok: true as const, acceleration: 'kvm' as const, why: 'a guest booted' };
+const UNTRIED = { ok: true as const, acceleration: 'untried' as const, why: '' };
+const jobOf = (over: object) => jobRequestSchema.parse({ from: 'scratch', script: '', ...over });
+
 t.test('chooseIsolation() says why, and what each refused one lacked', (t) => {
-  const policy = { chrootUids: [7], networkUids: [8] };
-  const request = (over: object) => jobRequestSchema.parse({ from: 'scratch', script: '', ...over });
-  t.match(chooseIsolation(policy, { uid: 5 }, request({})), { used: 'userns', refused: [{ isolation: 'vm', lacked: /virtual machines/ }] });
-  t.match(chooseIsolation(policy, { uid: 7 }, request({ isolation: 'chroot' })), { used: 'chroot', why: 'asked for' });
-  t.throws(() => chooseIsolation(policy, { uid: 5 }, request({ isolation: 'chroot' })), { code: 'E_FORBIDDEN' });
-  t.throws(() => chooseIsolation(policy, { uid: 0 }, request({ isolation: 'vm' })), { code: 'E_MISSING_FEATURE' });
-  t.throws(() => chooseIsolation(policy, { uid: 5 }, request({ network: 'host' })), { code: 'E_FORBIDDEN' });
-  t.doesNotThrow(() => chooseIsolation(policy, { uid: 8 }, request({ network: 'host' })));
+  const choose = (over: object, uid: number) => chooseIsolation(POLICY, NO_VM, { uid }, jobOf(over));
+  t.same(choose({}, 5), {
+    used: 'userns',
+    why: 'the strongest that this machine offers',
+    boundary: 'kernel',
+    refused: [{ isolation: 'vm', lacked: 'no QEMU' }],
+  });
+  t.match(choose({ isolation: 'chroot' }, 7), { used: 'chroot', why: 'asked for', boundary: 'none' });
+  t.throws(() => choose({ isolation: 'chroot' }, 5), { code: 'E_FORBIDDEN' });
+  t.throws(() => choose({ isolation: 'vm' }, 0), { code: 'E_MISSING_FEATURE', message: /no QEMU/ });
+  t.throws(() => choose({ network: 'host' }, 5), { code: 'E_FORBIDDEN' });
+  t.doesNotThrow(() => choose({ network: 'host' }, 8));
+  t.end();
+});
+
+t.test('chooseIsolation() takes a virtual machine by itself only where KVM makes it a boundary', (t) => {
+  const auto = (vm: Parameters<typeof chooseIsolation>[1], over: object = {}) => chooseIsolation(POLICY, vm, { uid: 0 }, jobOf(over));
+  t.match(auto(KVM), { used: 'vm', boundary: 'hardware', refused: [] });
+  t.match(auto(EMULATED), { used: 'userns', refused: [{ isolation: 'vm', lacked: /no security boundary: there is no \/dev\/kvm/ }] });
+  t.match(auto(UNTRIED), { used: 'userns', refused: [{ isolation: 'vm', lacked: /doctor --vm/ }] });
+  t.match(auto(KVM, { network: 'host' }), { used: 'userns', refused: [{ isolation: 'vm', lacked: /no network/ }] });
+  t.end();
+});
+
+t.test('chooseIsolation() labels emulation as no boundary, and the policy can refuse it', (t) => {
+  const vm = jobOf({ isolation: 'vm' });
+  t.match(chooseIsolation(POLICY, EMULATED, { uid: 0 }, vm), { used: 'vm', boundary: 'none', why: /software emulation/ });
+  t.match(chooseIsolation(POLICY, KVM, { uid: 0 }, vm), { used: 'vm', boundary: 'hardware', why: 'asked for; KVM' });
+  const strict = { ...POLICY, emulation: 'refuse' as const };
+  t.throws(() => chooseIsolation(strict, EMULATED, { uid: 0 }, vm), { code: 'E_FORBIDDEN', message: /policy refuses/ });
+  t.throws(() => chooseIsolation(POLICY, KVM, { uid: 0 }, jobOf({ isolation: 'vm', network: 'host' })), { code: 'E_MISSING_FEATURE' });
   t.end();
 });
 

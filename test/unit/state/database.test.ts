@@ -68,3 +68,24 @@ t.test('openDatabase() refuses what is no database, and leaves it as it is', asy
 t.test('openDatabase() refuses a directory that is not there', async (t) => {
   t.throws(() => openDatabase(path.join(fileFor(t), 'x.db')), { code: 'E_STATE' });
 });
+
+t.test('migrations tell of jobs of an older database who told their status and what their isolation was worth', async (t) => {
+  const file = fileFor(t);
+  const old = openDatabase(file, migrations.slice(0, -1));
+  const insert = old.prepare("INSERT INTO jobs (id, uid, state, created_at, record) VALUES (?, 0, 'done', '', ?)");
+  insert.run('a', JSON.stringify({ exitStatus: 0, isolation: { used: 'userns', why: 'x', refused: [] } }));
+  insert.run('b', JSON.stringify({ exitStatus: null, isolation: { used: 'chroot', why: 'x', refused: [] } }));
+  insert.run('c', JSON.stringify({ exitStatus: null, isolation: null }));
+  old.close();
+  const database = openDatabase(file);
+  const records = database.prepare('SELECT record FROM jobs ORDER BY id').pluck().all() as string[];
+  t.same(
+    records.map((record) => JSON.parse(record)),
+    [
+      { exitStatus: 0, exitStatusBy: 'kernel', isolation: { used: 'userns', why: 'x', refused: [], boundary: 'kernel' } },
+      { exitStatus: null, exitStatusBy: null, isolation: { used: 'chroot', why: 'x', refused: [], boundary: 'none' } },
+      { exitStatus: null, exitStatusBy: null, isolation: null },
+    ],
+  );
+  database.close();
+});
