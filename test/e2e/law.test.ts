@@ -1,104 +1,12 @@
-import { createReadStream, createWriteStream, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import t from 'tap';
-import { runOk } from '../helpers/command.ts';
-import { extractDockerLayers } from '../helpers/docker-archive-layers.ts';
-import { closeTestEngine, openTestEngine, ROOT, type TestEngine } from '../helpers/engine.ts';
-import { randomOperations } from '../helpers/random-ops.ts';
-import { baseImagePath, requires } from '../helpers/requires.ts';
-import { LIST_TREE, parseListing } from '../helpers/script-tree.ts';
-import { makeSmallBase, WORK_TREE } from '../helpers/small-base.ts';
-import { diffTrees, listTree, type TreeEntry } from '../helpers/tree.ts';
-import { UmociLayout } from '../helpers/umoci.ts';
-import { BASE_ITEMS } from '../root/capture/base-tree.ts';
-
-const SEQUENCES = 200;
-const OPERATIONS = 30;
-/** Two jobs run and umoci judges another meanwhile. */
-const AT_ONCE = 3;
-
-async function testLaw(env: TestEngine): Promise<void> {
-  const directory = mkdtempSync(path.join(tmpdir(), 'law-'));
-  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const judge = await Judge.start(env, directory);
-
-  t.test('the listing of a job that changes nothing equals the base as umoci unpacks it', { timeout: 60_000 }, async (t) => {
-    const { expected, applied, state } = await judge.tryScript('noop', ':');
-    t.equal(state, 'done');
-    t.strictSame(diffTrees(expected, applied), []);
-    t.ok(applied.some((entry) => entry.path === 'w/etc/conf.d/3'));
-    t.notOk(applied.some((entry) => ['w/etc/conf.d/7', 'w/var/log/log.1'].includes(entry.path)));
-  });
-
-  t.test('base and layer equal the merged tree after 200 random sequences of operations', { timeout: 600_000 }, async (t) => {
-    const seeds = Array.from({ length: SEQUENCES }, (_seed, n) => n + 1);
-    const work = async (): Promise<void> => {
-      for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift()) {
-        const operations = randomOperations(seed, BASE_ITEMS, OPERATIONS);
-        const { expected, applied, state, entries } = await judge.tryScript(`seed-${seed}`, operations);
-        t.strictSame(
-          { state, differences: diffTrees(expected, applied) },
-          { state: 'done', differences: [] },
-          `seed ${seed}, ${entries} entries`,
-        );
-      }
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
-  });
-
-  closeTestEngine(t, env);
-}
-
-type Verdict = { state: string; entries: number; expected: TreeEntry[]; applied: TreeEntry[] };
-
-/** Runs scripts as whole jobs on the small base, and has umoci apply their layers. */
-class Judge {
-  readonly #env: TestEngine;
-  readonly #directory: string;
-  readonly #baseLayers: readonly string[];
-  readonly #layout: UmociLayout;
-
-  private constructor(env: TestEngine, directory: string, baseLayers: readonly string[], layout: UmociLayout) {
-    this.#env = env;
-    this.#directory = directory;
-    this.#baseLayers = baseLayers;
-    this.#layout = layout;
-  }
-
-  static async start(env: TestEngine, directory: string): Promise<Judge> {
-    const debian = path.join(directory, 'debian');
-    const baseLayers = makeSmallBase(directory, extractDockerLayers(baseImagePath(), debian));
-    rmSync(debian, { recursive: true });
-    const layout = new UmociLayout(path.join(directory, 'layout'));
-    layout.addImage('base', baseLayers);
-    const archive = path.join(directory, 'base.tar');
-    await runOk('tar', ['-cf', archive, '-C', path.join(directory, 'layout'), '.']);
-    const options = { name: 'small:1', select: null, shared: false };
-    await env.engine.importImage(ROOT, createReadStream(archive), options, () => {}, AbortSignal.timeout(30_000));
-    return new Judge(env, directory, baseLayers, layout);
-  }
-
-  /** Runs the script's operations in the work tree; `expected` is what it saw of the whole root at its end. */
-  async tryScript(tag: string, operations: string): Promise<Verdict> {
-    const script = `export LC_ALL=C; cd /${WORK_TREE}\nexec 3>&1 >&2\n${operations}\nexec >&3\n${LIST_TREE}`;
-    const { job, stdout, stderr } = await this.#env.run({ from: 'small:1', script });
-    if (job.layer === null) throw new Error(`${tag}: ${JSON.stringify(job.error)}\n${stderr.slice(-1000)}`);
-    const own = path.join(this.#directory, tag);
-    mkdirSync(own);
-    const layer = path.join(own, 'layer.tar');
-    const { stream } = await this.#env.engine.openLayer(ROOT, job.id, 'none', AbortSignal.timeout(30_000));
-    await pipeline(stream, createWriteStream(layer));
-    this.#layout.addImage(tag, [...this.#baseLayers, layer]);
-    await runOk('umoci', ['raw', 'unpack', '--image', `${path.join(this.#directory, 'layout')}:${tag}`, path.join(own, 'applied')]);
-    const applied = listTree(path.join(own, 'applied'));
-    rmSync(own, { recursive: true });
-    await this.#env.engine.removeJob(ROOT, job.id);
-    return { state: job.state, entries: job.layer.entries, expected: parseListing(stdout), applied };
-  }
-}
+import { closeTestEngine, openTestEngine } from '../helpers/engine.ts';
+import { requires } from '../helpers/requires.ts';
+import { randomSequences } from '../suites/random-sequences.ts';
 
 requires(t, 'umoci');
 const env = await openTestEngine(t);
-if (env !== null) await testLaw(env);
+if (env !== null) {
+  // Two jobs run and umoci judges another meanwhile.
+  await randomSequences(t, env, 'userns', { sequences: 200, atOnce: 3, timeoutMs: 600_000 });
+  closeTestEngine(t, env);
+}
