@@ -10,6 +10,7 @@ import { RootlayerError } from './core/errors.ts';
 import type { ImageRecord } from './core/image.ts';
 import type { LayerSummary } from './core/job.ts';
 import { Scope } from './core/scope.ts';
+import { assembleVm } from './engine-vm.ts';
 import { CgroupManager } from './host/cgroup.ts';
 import { close } from './host/libc.ts';
 import { seccompArch } from './host/seccomp/arch.ts';
@@ -105,23 +106,37 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   if (options.keepWarm === true) captureWorkers.prepare();
   const results = directory('results');
 
+  const mounter = options.mounter ?? (await chooseMounter());
+  const vm = assembleVm(
+    {
+      directory: join(options.stateDir, 'vm'),
+      cgroups,
+      mounter,
+      disks: store.disks,
+      checkSpace,
+      takeRange: (signal) => ranges.take(signal),
+    },
+    scope,
+  );
   const runner: RunnerParts = {
     cgroups,
     uppers: new UpperFactory(directory('uppers')),
-    mounter: options.mounter ?? (await chooseMounter()),
+    mounter,
     devicesFd: (isolation, range) => devices.get(isolation, range),
     seccompFd,
     takeRange: (signal) => ranges.take(signal),
-    extractContext: (contextId, top, directoryFd, base, signal) =>
-      contexts.read(contextId, (contextFd) => unpackContext({ contextFd, top, directoryFd, uidBase: base, signal })),
-    capture: async ({ sourceDateEpoch, compat, id }, upper, lower, signal) => {
+    extractContext: (contextId, top, fds, base, signal) =>
+      contexts.extract(contextId, top, (contextFd) =>
+        unpackContext({ contextFd, top, directoryFd: fds.directory, lowerFd: fds.lower, uidBase: base, signal }),
+      ),
+    capture: async ({ sourceDateEpoch, compat, id, devices }, upper, lower, signal) => {
       const path = join(results, id);
       const worker = await captureWorkers.take();
       try {
         const output = openSync(path, 'wx', 0o600);
         try {
           const epoch = compat === 'seed' ? (sourceDateEpoch ?? SEED_EPOCH) : sourceDateEpoch;
-          const layer = await captureLayer(worker, { upper, output, lower }, { sourceDateEpoch: epoch, compat }, null, signal);
+          const layer = await captureLayer(worker, { upper, output, lower }, { sourceDateEpoch: epoch, compat, devices }, null, signal);
           await store.addLayerBlob(`job ${id}`, { path, digest: layer.diffId, sizeBytes: layer.sizeBytes });
           return layer;
         } finally {
@@ -133,6 +148,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
         if (options.keepWarm === true) captureWorkers.prepare();
       }
     },
+    vm: vm.parts,
     emptyLayer: await addEmptyLayer(store, results),
     prepareCapture: () => captureWorkers.prepare(),
   };
@@ -154,8 +170,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
       checkLimits(caller.uid, request.limits, admission);
       checkKeptJobs(caller.uid, jobTable.usage(caller.uid), admission);
     },
-    chooseIsolation: (caller, request) =>
-      chooseIsolation(policy, { ok: false, lacked: 'this version cannot start virtual machines' }, caller, request),
+    chooseIsolation: (caller, request) => chooseIsolation(policy, vm.readiness(), caller, request),
     takeContext: (caller, id) => contexts.take(caller, id),
     imageConfig: (job, base, request) => local().jobImageConfig(job, base, request),
     nameImage: (job, base, request, config) => local().nameJobImage(job, base, request, config),

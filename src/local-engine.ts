@@ -8,7 +8,7 @@ import type { Caller, Download, Engine, Feature, Progress } from './core/engine.
 import type { JobId } from './core/ids.ts';
 import type { Compression, ImageFormat, ImageRecord } from './core/image.ts';
 import { deriveConfig } from './core/image-config.ts';
-import type { JobEvent, JobRecord, JobRequest, LayerSummary } from './core/job.ts';
+import type { JobEvent, JobRecord, JobRequest, LayerSummary, TerminalSize } from './core/job.ts';
 import { parseImageName } from './core/reference.ts';
 import { Scope } from './core/scope.ts';
 import { findFeatures } from './features.ts';
@@ -112,6 +112,14 @@ export class LocalEngine implements Engine {
 
   async removeJob(caller: Caller, id: JobId): Promise<void> {
     this.#parts.jobs.remove(caller, id);
+  }
+
+  async sendInput(caller: Caller, id: JobId, bytes: Buffer): Promise<void> {
+    this.#parts.jobs.terminalOf(caller, id).send(bytes);
+  }
+
+  async resizeTerminal(caller: Caller, id: JobId, size: TerminalSize): Promise<void> {
+    this.#parts.jobs.terminalOf(caller, id).resize(size);
   }
 
   events(caller: Caller, id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent> {

@@ -11,9 +11,10 @@ import { files, noop } from './scenarios/jobs.ts';
 import { memory } from './scenarios/memory.ts';
 import { packBig, packDebian, packSmall } from './scenarios/packing.ts';
 import { unpackGzip, unpackPlain } from './scenarios/unpacking.ts';
+import { firstByte } from './scenarios/virtual-machines.ts';
 import { openWorkspace } from './workspace.ts';
 
-const SCENARIOS: ScenarioMaker[] = [noop, files, packDebian, packSmall, packBig, unpackPlain, unpackGzip, importArchive, memory];
+const SCENARIOS: ScenarioMaker[] = [noop, files, packDebian, packSmall, packBig, unpackPlain, unpackGzip, importArchive, memory, firstByte];
 
 const FORMATS = { text: formatText, markdown: formatMarkdown, json: formatJson } satisfies Record<
   Options['format'],

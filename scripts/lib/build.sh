@@ -6,7 +6,7 @@ modules_stamp=node_modules/.rootlayer-stamp
 # True when no source, and no folder of sources (a file was removed), is newer than the last whole build.
 build_is_fresh() {
   [ -f "$build_stamp" ] && [ -f "$modules_stamp" ] &&
-    [ -z "$(find src test scripts package.json package-lock.json tsconfig.json -newer "$build_stamp" -print -quit)" ]
+    [ -z "$(find src test scripts vm package.json package-lock.json tsconfig.json -newer "$build_stamp" -print -quit)" ]
 }
 
 # Native modules belong to one major version of Node, so the stamp names it beside the sum of the lock file.
@@ -38,7 +38,8 @@ build_all() {
   : >"$started"
   node_modules/.bin/tsc -p . --incremental --tsBuildInfoFile dist/.tsbuildinfo >&2 || fail 'Cannot compile the sources: see the lines above.'
   remove_orphans
-  build_launcher
+  build_static src/isolation/launcher.c rootlayer-launch
+  build_static vm/agent.c rootlayer-agent
   if [ -f dist/src/cli/main.js ]; then chmod 755 dist/src/cli/main.js; fi
   mv -f -- "$started" "$build_stamp"
 }
@@ -52,12 +53,11 @@ remove_orphans() {
   done < <(find dist -name '*.js' -print0)
 }
 
-# Static, because it runs with another root; under a new name first, because a running program cannot be written to.
-build_launcher() {
-  local source=src/isolation/launcher.c target=dist/bin/rootlayer-launch
-  [ -f "$source" ] || return 0
-  if [ -f "$target" ] && [ ! "$source" -nt "$target" ]; then return 0; fi
+# build_static SOURCE NAME: static, because it runs with another root; under a new name first, because a running program cannot be written to.
+build_static() {
+  local source=$1 target=dist/bin/$2
+  if [ -f "$target" ] && [ -z "$(find "${source%/*}" -maxdepth 1 -name '*.[ch]' -newer "$target" -print -quit)" ]; then return 0; fi
   mkdir -p dist/bin
-  cc -static -O2 -Wall -Wextra -Werror -o "$target.new" "$source" >&2 || fail 'Cannot compile the launcher: see the lines above.'
+  cc -static -O2 -Wall -Wextra -Werror -o "$target.new" "$source" >&2 || fail "Cannot compile $source: see the lines above."
   mv -f -- "$target.new" "$target"
 }

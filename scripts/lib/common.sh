@@ -25,6 +25,15 @@ cache_dir() {
   (cd -- "$dir" && pwd -P)
 }
 
+# The newest kernel that scripts/fetch-kernel keeps; nothing when there is none.
+fetched_kernel() {
+  local dir newest=''
+  while IFS= read -r dir; do
+    if [ -f "$dir/vmlinuz" ] && [ -d "$dir/modules" ]; then newest=$dir; fi
+  done < <(find "${ROOTLAYER_CACHE:-${HOME:-/root}/.cache/rootlayer}/kernel" -mindepth 1 -maxdepth 1 -type d -not -name '.*' 2>/dev/null | sort -V)
+  if [ -n "$newest" ]; then printf '%s\n' "$newest"; fi
+}
+
 # run_logged LOG COMMAND...: silent when it works; the end of what it printed when it does not.
 run_logged() {
   local log=$1

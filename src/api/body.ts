@@ -8,18 +8,26 @@ export const MAX_JSON_BYTES = 32 * 1024 * 1024;
 const MAX_JSON_TIME_MS = 30_000;
 const MAX_DEPTH = 32;
 
+/** Bytes that a terminal takes in one request. */
+export const MAX_INPUT_BYTES = 64 * 1024;
+
+/** Reads a request's body as it is; throws `E_PROTOCOL` for too many bytes or too long a wait. */
+export async function readInputBody(request: IncomingMessage, signal: AbortSignal): Promise<Buffer> {
+  return await readBytes(request, MAX_INPUT_BYTES, signal);
+}
+
 /** Reads a request's body as JSON; throws `E_PROTOCOL` for another content type, too many bytes, too long a wait, or what strict JSON refuses. */
 export async function readJsonBody(request: IncomingMessage, signal: AbortSignal): Promise<unknown> {
   const contentType = request.headers['content-type'] ?? 'application/json';
   if (!/^application\/json\s*(?:;|$)/i.test(contentType)) {
     throw new RootlayerError('E_PROTOCOL', 'Cannot read request body: want Content-Type application/json');
   }
-  const bytes = await readBytes(request, signal);
+  const bytes = await readBytes(request, MAX_JSON_BYTES, signal);
   return parseStrictJson(bytes, { maxBytes: MAX_JSON_BYTES, maxDepth: MAX_DEPTH, code: 'E_PROTOCOL', what: 'request body' });
 }
 
-function readBytes(request: IncomingMessage, signal: AbortSignal): Promise<Buffer> {
-  if (Number(request.headers['content-length'] ?? 0) > MAX_JSON_BYTES) return Promise.reject(tooLarge());
+function readBytes(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+  if (Number(request.headers['content-length'] ?? 0) > maxBytes) return Promise.reject(tooLarge(maxBytes));
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
@@ -33,7 +41,7 @@ function readBytes(request: IncomingMessage, signal: AbortSignal): Promise<Buffe
     const onData = (chunk: Buffer): void => {
       length += chunk.length;
       chunks.push(chunk);
-      if (length > MAX_JSON_BYTES) settle(() => reject(tooLarge()));
+      if (length > maxBytes) settle(() => reject(tooLarge(maxBytes)));
     };
     const onEnd = (): void => settle(() => resolve(Buffer.concat(chunks)));
     const onError = (cause: Error): void => settle(() => reject(incomplete(cause)));
@@ -43,8 +51,8 @@ function readBytes(request: IncomingMessage, signal: AbortSignal): Promise<Buffe
   });
 }
 
-function tooLarge(): RootlayerError {
-  return new RootlayerError('E_PROTOCOL', `Cannot read request body: it is too large, want at most ${MAX_JSON_BYTES} bytes`);
+function tooLarge(maxBytes: number): RootlayerError {
+  return new RootlayerError('E_PROTOCOL', `Cannot read request body: it is too large, want at most ${maxBytes} bytes`);
 }
 
 function incomplete(cause: unknown): RootlayerError {

@@ -43,6 +43,12 @@ export function connect(socketPath: string): Session {
     getJob: (id) => json({ method: 'GET', path: `/v1/jobs/${id}` }),
     cancelJob: (id) => json({ method: 'POST', path: `/v1/jobs/${id}/cancel` }),
     removeJob: (id) => none({ method: 'DELETE', path: `/v1/jobs/${id}` }),
+    sendInput: (id, bytes) =>
+      none({ method: 'POST', path: `/v1/jobs/${id}/terminal/input`, body: { contentType: 'application/octet-stream', bytes } }),
+    resizeTerminal: (id, size) => {
+      const bytes = Buffer.from(JSON.stringify(size));
+      return none({ method: 'PUT', path: `/v1/jobs/${id}/terminal/size`, body: { contentType: 'application/json', bytes } });
+    },
     async *events(id, from, follow, signal) {
       const path = `/v1/jobs/${id}/events${queryOf({ from: String(from), follow: follow ? '1' : null })}`;
       const response = await request({ method: 'GET', path, accept: NDJSON_TYPE, signal });

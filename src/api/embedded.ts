@@ -20,6 +20,8 @@ export function sessionOf(engine: Engine, caller: Caller): Session {
     getJob: async (id) => engine.getJob(caller, id),
     cancelJob: (id) => engine.cancelJob(caller, id),
     removeJob: (id) => engine.removeJob(caller, id),
+    sendInput: (id, bytes) => engine.sendInput(caller, id, bytes),
+    resizeTerminal: (id, size) => engine.resizeTerminal(caller, id, size),
     events: (id, from, follow, signal) => engine.events(caller, id, from, follow, signal),
     openLayer: async (id, compression, signal) => fetched(await engine.openLayer(caller, id, compression, signal)),
     openJobImage: async (id, format, signal) => fetched(await engine.openJobImage(caller, id, format, signal)),

@@ -5,7 +5,7 @@ import { isErrorCode, RootlayerError } from '../core/errors.ts';
 
 /** One request to the daemon. */
 export type HttpCall = {
-  method: 'GET' | 'POST' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE';
   path: string;
   accept?: string;
   body?: { contentType: string; bytes: Buffer | Readable };

@@ -37,7 +37,7 @@ export type Call<P, Q, B> = {
 /** A request whose parts nobody has looked at. */
 export type RawCall = Omit<Call<unknown, unknown, undefined>, 'body'>;
 
-export type Method = 'GET' | 'POST' | 'DELETE';
+export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
 
 /** What a route answers with, for the OpenAPI document. */
 export type AnswerDoc = { status: 200 | 201 | 204; says: string; contents?: Record<string, z.ZodType | null> };

@@ -3,7 +3,7 @@ import type { Digest } from '../core/digest.ts';
 import type { Feature, Progress } from '../core/engine.ts';
 import type { JobId } from '../core/ids.ts';
 import type { Compression, ImageFormat, ImageRecord } from '../core/image.ts';
-import type { JobEvent, JobRecord, jobRequestSchema } from '../core/job.ts';
+import type { JobEvent, JobRecord, jobRequestSchema, TerminalSize } from '../core/job.ts';
 
 /** What an import may say about the archive; see the members of the same names in {@link Engine.importImage}. */
 export type ImportOptions = { name: string | null; select: string | null; shared: boolean };
@@ -47,6 +47,8 @@ export interface Session {
   getJob(id: JobId): Promise<JobRecord>;
   cancelJob(id: JobId): Promise<JobRecord>;
   removeJob(id: JobId): Promise<void>;
+  sendInput(id: JobId, bytes: Buffer): Promise<void>;
+  resizeTerminal(id: JobId, size: TerminalSize): Promise<void>;
   events(id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent>;
   openLayer(id: JobId, compression: Compression, signal: AbortSignal): Promise<Fetched>;
   openJobImage(id: JobId, format: ImageFormat, signal: AbortSignal): Promise<Fetched>;

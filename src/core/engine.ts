@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { Digest } from './digest.ts';
 import type { JobId } from './ids.ts';
 import type { Compression, ImageFormat, ImageRecord } from './image.ts';
-import type { JobEvent, JobRecord, JobRequest } from './job.ts';
+import type { JobEvent, JobRecord, JobRequest, TerminalSize } from './job.ts';
 
 /** Who asks: the uid that the kernel recorded for the connection, or the command's own uid in embedded mode. */
 export type Caller = { uid: number };
@@ -46,6 +46,13 @@ export interface Engine {
   cancelJob(caller: Caller, id: JobId): Promise<JobRecord>;
   /** Removes a final job with its log and layer; `E_CONFLICT` while it is not final. */
   removeJob(caller: Caller, id: JobId): Promise<void>;
+  /**
+   * Types bytes at the terminal of a running job; none are the end of input, behind which there is no more. `E_CONFLICT` when the job is not running or
+   * has no terminal, `E_BUSY` while the script does not read what is there already.
+   */
+  sendInput(caller: Caller, id: JobId, bytes: Buffer): Promise<void>;
+  /** Sets the size of a running job's terminal; throws like {@link Engine.sendInput}. */
+  resizeTerminal(caller: Caller, id: JobId, size: TerminalSize): Promise<void>;
   /** Events from number `from` on; with `follow`, goes on until the job's `end` event. Ends early when the signal aborts. */
   events(caller: Caller, id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent>;
   openLayer(caller: Caller, id: JobId, compression: Compression, signal: AbortSignal): Promise<Download>;

@@ -29,6 +29,7 @@ export const ERROR_CODES = {
   E_CONFIG: { status: 422, retryable: false, says: 'an image config is not valid' },
   E_CONFLICT: { status: 409, retryable: false, says: 'the request contradicts the present state' },
   E_DIGEST: { status: 422, retryable: false, says: 'content does not have the digest it was announced with' },
+  E_DISK_IMAGE: { status: 422, retryable: false, says: 'a layer cannot be put on a read-only disk for a micro-VM' },
   E_FORBIDDEN: { status: 403, retryable: false, says: 'policy does not allow this to the caller' },
   E_IMAGE_AMBIGUOUS: { status: 422, retryable: false, says: 'an archive holds several images and none was chosen' },
   E_IMAGE_FORMAT: { status: 422, retryable: false, says: 'the input is no docker-archive and no OCI layout' },
@@ -58,6 +59,7 @@ export const ERROR_CODES = {
   E_QUOTA: { status: 429, retryable: true, says: 'the quota of the caller is used up' },
   E_RECIPE: { status: 400, retryable: false, says: 'a recipe, or an argument of an image function, is wrong' },
   E_REF: { status: 400, retryable: false, says: 'an image name or digest is malformed' },
+  E_REGISTRY: { status: 502, retryable: true, says: 'a registry refused an image or did not answer' },
   E_SCRIPT: { status: 422, retryable: false, says: 'the script ended with a status other than 0' },
   E_SIZE: { status: 422, retryable: false, says: 'content does not have the size it was announced with' },
   E_STATE: { status: 500, retryable: false, says: 'the state directory or its database cannot be used' },
@@ -66,6 +68,9 @@ export const ERROR_CODES = {
   E_TOOL: { status: 501, retryable: false, says: 'a program that rootlayer needs is missing' },
   E_UNREACHABLE: { status: 503, retryable: true, says: 'the daemon cannot be reached' },
   E_USAGE: { status: 400, retryable: false, says: 'the command line or a value in it is wrong' },
+  E_VM_CRASH: { status: 500, retryable: true, says: 'the virtual machine ended by itself' },
+  E_VM_PROTOCOL: { status: 500, retryable: false, says: 'a virtual machine said what its protocol does not allow' },
+  E_VM_TIMEOUT: { status: 500, retryable: true, says: 'a virtual machine did not answer in time' },
   E_WORKER: { status: 500, retryable: true, says: 'a worker process died' },
 } as const;
 

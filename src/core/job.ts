@@ -36,6 +36,15 @@ function sizesOf(env: Record<string, string>): number[] {
   return Object.entries(env).map(([name, value]) => Buffer.byteLength(name) + Buffer.byteLength(value) + 2);
 }
 
+const MAX_TERMINAL_SIDE = 1000;
+
+/** Height and width of a terminal, in characters. */
+export const terminalSizeSchema = z.strictObject({
+  rows: z.int().min(1).max(MAX_TERMINAL_SIDE),
+  columns: z.int().min(1).max(MAX_TERMINAL_SIDE),
+});
+export type TerminalSize = z.infer<typeof terminalSizeSchema>;
+
 /**
  * One request to run a script on a base image, as a client sends it. No member is a path of the host: the files of `--copy`
  * and `--file` travel as a context, a tar stream uploaded before (`contextId`).
@@ -66,6 +75,8 @@ export const jobRequestSchema = z.strictObject({
    * names with a leading `./`, hard links as copies, no attributes.
    */
   compat: z.enum(compatChoices).default('none'),
+  /** Gives the script a terminal of this size in place of pipes; all of its output is `stdout` then. */
+  terminal: terminalSizeSchema.nullable().default(null),
 });
 
 /** A checked {@link jobRequestSchema}. */

@@ -8,8 +8,8 @@ import { errnoName } from './errno.ts';
 /** The built launcher. */
 export const LAUNCHER = fileURLToPath(new URL('../../bin/rootlayer-launch', import.meta.url));
 
-/** Which of the launcher's four services is asked for. Source: isolation/launcher.c. */
-export type LauncherMode = 'job' | 'worker' | 'userns' | 'overlay';
+/** Which of the launcher's services is asked for. Source: isolation/launcher.c. */
+export type LauncherMode = 'job' | 'worker' | 'vm' | 'userns' | 'overlay';
 
 /** `key=value` records for the launcher; the order matters only for `exec` and its `arg`s. */
 export type LauncherRecords = [key: string, value: string | Buffer | number][];

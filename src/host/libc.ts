@@ -79,6 +79,7 @@ const fn = {
   prctl: libc.func('prctl', 'int', ['int', 'uint64_t', 'uint64_t', 'uint64_t', 'uint64_t']),
   umask: libc.func('uint32_t umask(uint32_t)'),
   lseek: libc.func('int64_t lseek(int, int64_t, int)'),
+  copyFileRange: libc.func('int64_t copy_file_range(int, void *, int, void *, uint64_t, uint32_t)'),
   statx: proto('syscall', 'lipiup'),
   getdents64: proto('syscall', 'lipl'),
   openat2: proto('syscall', 'lippl'),
@@ -408,6 +409,19 @@ export function seekHole(fd: number, offset: number): number {
   return check(fn.lseek(fd, offset, 4), 'lseek');
 }
 
+/**
+ * copy_file_range(2) at given offsets of two files, whose own offsets stay, on a thread of the pool. Gives how much was copied: less than asked for
+ * at the end of the file, for one. Throws EXDEV and others where the filesystems cannot do it.
+ */
+export function copyFileRange(fromFd: number, fromOffset: number, toFd: number, toOffset: number, length: number): Promise<number> {
+  const offsets = [fromOffset, toOffset].map((offset) => {
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigInt64LE(BigInt(offset), 0);
+    return bytes;
+  });
+  return resultAsync(fn.copyFileRange, [fromFd, offsets[0], toFd, offsets[1], length, 0], 'copy_file_range', '');
+}
+
 /* ---- extended attributes ---- */
 
 const xattrBuffer = Buffer.alloc(65_536);
@@ -515,6 +529,13 @@ const F_SETFL = 4;
 export function setNonBlocking(fd: number, on: boolean): void {
   const flags = check(fn.fcntl(fd, F_GETFL, 0), 'fcntl');
   check(fn.fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK), 'fcntl');
+}
+
+const F_DUPFD_CLOEXEC = 1030;
+
+/** A second descriptor (O_CLOEXEC) of the same open file description. The caller closes it. */
+export function duplicate(fd: number): number {
+  return check(fn.fcntl(fd, F_DUPFD_CLOEXEC, 3), 'fcntl');
 }
 
 const F_SETPIPE_SZ = 1031;
@@ -700,13 +721,17 @@ function bytesOrNull(text: string | null): Buffer | null {
   return text === null ? null : Buffer.from(`${text}\0`);
 }
 
-function callAsync(call: Fn, args: unknown[], syscall: string, name: string): Promise<void> {
+async function callAsync(call: Fn, args: unknown[], syscall: string, name: string): Promise<void> {
+  await resultAsync(call, args, syscall, `"${escapeName(Buffer.from(name))}"`);
+}
+
+function resultAsync(call: Fn, args: unknown[], syscall: string, detail: string): Promise<number> {
   return new Promise((resolve, reject) => {
     call.async(...args, (error: Error | null, result: number) => {
       // koffi saves errno of the pool's thread for the callback.
       if (error !== null) reject(error);
-      else if (result < 0) reject(new SyscallError(syscall, koffi.errno(), `"${escapeName(Buffer.from(name))}"`));
-      else resolve();
+      else if (result < 0) reject(new SyscallError(syscall, koffi.errno(), detail));
+      else resolve(result);
     });
   });
 }

@@ -49,6 +49,18 @@ function chooseAsked(policy: IsolationPolicy, vm: VmReadiness, caller: Caller, u
   }
 }
 
+/** The report of a job in a virtual machine, once it is known how that runs; `acceleration` is null when it never did. */
+export function settleIsolation(report: IsolationReport, acceleration: 'kvm' | 'tcg' | null): IsolationReport {
+  if (acceleration !== 'kvm' || report.boundary === 'hardware') return report;
+  return { ...report, boundary: 'hardware', why: 'asked for; KVM' };
+}
+
+/** What a user is told before the script runs; null when there is nothing to say. */
+export function isolationWarning({ used, boundary }: IsolationReport): string | null {
+  if (used !== 'vm' || boundary === 'hardware') return null;
+  return 'The virtual machine runs under software emulation: several times slower, and no security boundary. See rootlayer doctor.';
+}
+
 function vmLacks(policy: IsolationPolicy, vm: VmReadiness, request: JobRequest): string | null {
   if (!vm.ok) return vm.lacked;
   if (request.network === 'host') return 'a virtual machine has no network, want --network none';
@@ -72,7 +84,7 @@ function vmWhy(vm: VmReadiness): string {
   return vm.acceleration === 'kvm' ? 'KVM' : `software emulation, which is slow and no security boundary: ${vm.why}`;
 }
 
-/** What is not known is not promised; the record is made true once the machine runs. */
+/** What is not known is not promised; {@link settleIsolation} makes it true once the machine runs. */
 function vmBoundary(vm: VmReadiness): Boundary {
   return vm.ok && vm.acceleration === 'kvm' ? 'hardware' : 'none';
 }

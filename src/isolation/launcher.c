@@ -9,6 +9,9 @@
  * The order is written down in docs/architecture.md ("Launcher"). It is C, not TypeScript, because a namespace with a user
  * namespace cannot be made by a process with threads, and because starting Node would cost ten times the whole job.
  *
+ *   rootlayer-launch vm      QEMU: fresh namespaces, a read-only root with its program alone, a user of its own, no capability, a seccomp
+ *                            filter, and nothing open but what it was given
+ *
  *   rootlayer-launch userns  a user namespace with given id maps, for the daemon to take by /proc/PID/ns/user (idmapped mounts)
  *
  *   rootlayer-launch overlay an overlay mount for the daemon, on kernels that take layers by path only (before 6.15): it needs a
@@ -45,6 +48,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <grp.h>
+#include <poll.h>
+#include <termios.h>
 
 /* Numbers and flags of the mount calls, the same on every architecture; older headers lack some. */
 #define NR_OPEN_TREE 428
@@ -76,6 +81,9 @@
 #define MAX_ITEMS 4096
 #define MAX_CGROUPS 16
 #define MAX_EXEC 4
+#define MAX_ARGS 256
+#define MAX_PASSED 40
+#define FIRST_PASSED 3
 #define MAX_LAYERS 160
 #define MAX_SPEC (64u << 20)
 
@@ -90,8 +98,8 @@ struct spec {
   unsigned long uid_base;  /* first host uid and gid of the namespace's 65,536 */
   int host_network;
   int root_fd;             /* detached mount of the root filesystem */
-  int files_fd;            /* detached mount for /dev/rootlayer */
-  int device_fd;           /* directory with the device nodes to lend */
+  int files_fd;            /* detached mount for /dev/rootlayer; for a virtual machine: for /boot */
+  int device_fd;           /* directory with the device nodes to lend; for a virtual machine: detached mount for /dev */
   int resolv_fd;           /* detached file mount for /etc/resolv.conf */
   int seccomp_fd;
   int status_fd;
@@ -101,10 +109,11 @@ struct spec {
   uint64_t keep_caps;
   int no_new_privs;
   unsigned long file_size_limit;
+  struct winsize window;   /* of the terminal that the program is to have; no rows: none */
   const char *hostname;
   char *env[MAX_ITEMS];
   int envs;
-  char *exec[MAX_EXEC][64];
+  char *exec[MAX_EXEC][MAX_ARGS];
   int execs, args;
   const char *maps[4];     /* lines of uid_map and gid_map */
   int map_count;
@@ -112,6 +121,10 @@ struct spec {
   int lowers;
   int upper_fd;            /* detached mount that holds up/ and work/, or -1 */
   int code_fd;             /* detached mount with a worker's program, or -1 */
+  unsigned long user;      /* host uid and gid to become */
+  unsigned long processes; /* most processes and threads of that user */
+  int passed_fds[MAX_PASSED]; /* descriptors for the program, under the numbers from FIRST_PASSED on */
+  int passed;
   const char *options;     /* further overlay options */
   unsigned long mount_flags;
 };
@@ -208,11 +221,16 @@ static int descriptor(const char *text) {
   return (int)value;
 }
 
+/* "ROWS COLUMNS" */
+static void parse_window(const char *text) {
+  if (sscanf(text, "%hu %hu", &S.window.ws_row, &S.window.ws_col) != 2 || S.window.ws_row == 0) bad_spec();
+}
+
 static void parse_program_record(char *record) {
   char *value;
   if (matches(record, "env", &value) && S.envs < MAX_ITEMS - 1) S.env[S.envs++] = value;
   else if (matches(record, "exec", &value) && S.execs < MAX_EXEC) { S.args = 0; S.exec[S.execs++][S.args++] = value; }
-  else if (matches(record, "arg", &value) && S.execs > 0 && S.args < 63) S.exec[S.execs - 1][S.args++] = value;
+  else if (matches(record, "arg", &value) && S.execs > 0 && S.args < MAX_ARGS - 1) S.exec[S.execs - 1][S.args++] = value;
   else bad_spec();
 }
 
@@ -232,11 +250,15 @@ static void parse_record(char *record) {
   else if (matches(record, "caps", &value)) S.keep_caps = number(value, 16);
   else if (matches(record, "nnp", &value)) S.no_new_privs = number(value, 10) != 0;
   else if (matches(record, "fsize", &value)) S.file_size_limit = number(value, 10);
+  else if (matches(record, "terminal", &value)) parse_window(value);
   else if (matches(record, "cgroup", &value) && S.cgroups < MAX_CGROUPS) S.cgroup_fds[S.cgroups++] = descriptor(value);
   else if (matches(record, "cgroup-dir", &value)) S.cgroup_dir_fd = descriptor(value);
   else if (matches(record, "lower", &value) && S.lowers < MAX_LAYERS) S.lower_fds[S.lowers++] = descriptor(value);
   else if (matches(record, "upper", &value)) S.upper_fd = descriptor(value);
   else if (matches(record, "code", &value)) S.code_fd = descriptor(value);
+  else if (matches(record, "user", &value)) S.user = number(value, 10);
+  else if (matches(record, "processes", &value)) S.processes = number(value, 10);
+  else if (matches(record, "pass", &value) && S.passed < MAX_PASSED) S.passed_fds[S.passed++] = descriptor(value);
   else if (matches(record, "options", &value)) S.options = value;
   else if (matches(record, "flags", &value)) S.mount_flags = number(value, 10);
   else if (matches(record, "map", &value) && S.map_count < 4) S.maps[S.map_count++] = value;
@@ -402,12 +424,15 @@ static void set_limits(void) {
   if (S.file_size_limit > 0) lower_limit(RLIMIT_FSIZE, S.file_size_limit, S.file_size_limit);
 }
 
-static void keep_capabilities(void) {
+static void drop_bounding_set(void) {
   prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   for (int cap = 0; cap <= 63; cap++) {
     if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) < 1) continue;
     if ((S.keep_caps >> cap & 1) == 0) must(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding-set");
   }
+}
+
+static void limit_capabilities(void) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   struct __user_cap_data_struct held[2] = {{0}}, data[2] = {{0}};
   must(syscall(SYS_capget, &header, held), "capget");
@@ -417,6 +442,11 @@ static void keep_capabilities(void) {
   }
   must(syscall(SYS_capset, &header, data), "capset");
   if (S.no_new_privs) must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no-new-privs");
+}
+
+static void keep_capabilities(void) {
+  drop_bounding_set();
+  limit_capabilities();
 }
 
 static void start_program(struct sock_fprog *filter) {
@@ -479,6 +509,47 @@ static void keep_error_pipe_last(void) {
   must(syscall(NR_CLOSE_RANGE, 4u, ~0u, 0u), "close");
 }
 
+static void send_descriptor(int fd) {
+  char byte = 0;
+  struct iovec data = {.iov_base = &byte, .iov_len = 1};
+  union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {{0}};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  must(sendmsg(WORKER_SOCKET, &message, MSG_NOSIGNAL), "send");
+}
+
+/*
+ * The pty is one of the sandbox's own devpts, so that its name is right inside. Both ends go to the daemon: while it holds the far one too, a
+ * script may close its terminal and open it again.
+ */
+static void open_terminal(void) {
+  struct termios settings;
+  int unlock = 0;
+  int near = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+  must(near, "terminal");
+  must(ioctl(near, TIOCSPTLCK, &unlock), "terminal");
+  must(ioctl(near, TIOCSWINSZ, &S.window), "terminal");
+  int far = ioctl(near, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  must(far, "terminal");
+  must(tcgetattr(far, &settings), "terminal");
+  settings.c_iflag |= IUTF8;
+  must(tcsetattr(far, TCSANOW, &settings), "terminal");
+  must(ioctl(far, TIOCSCTTY, 0), "terminal");
+  send_descriptor(near);
+  send_descriptor(far);
+  for (int i = 0; i < 3; i++) must(dup2(far, i), "terminal");
+}
+
+static void open_null_input(void) {
+  int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  must(null_fd, "stdin");
+  must(dup2(null_fd, 0), "stdin");
+}
+
 static void job_child(int release_fd) {
   wait_for_release(release_fd);
   enter_cgroups();
@@ -503,9 +574,8 @@ static void job_child(int release_fd) {
   umask(022);
   set_limits();
   struct sock_fprog *filter = load_filter();
-  int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  must(null_fd, "stdin");
-  must(dup2(null_fd, 0), "stdin");
+  if (S.window.ws_row > 0) open_terminal();
+  else open_null_input();
   keep_capabilities();
   keep_error_pipe_last();
   start_program(filter);
@@ -528,6 +598,73 @@ static void worker_child(int release_fd) {
   keep_capabilities();
   must(fcntl(WORKER_SOCKET, F_SETFD, 0), "worker-socket");
   start_program(NULL);
+}
+
+/* A change of ids clears the parent-death signal; a launcher that ended before it was set again has left the pipe without a reader. */
+static void become_user(void) {
+  must(setgroups(0, NULL), "setgroups");
+  must(setresgid((gid_t)S.user, (gid_t)S.user, (gid_t)S.user), "setresgid");
+  must(setresuid((uid_t)S.user, (uid_t)S.user, (uid_t)S.user), "setresuid");
+  must(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "pdeathsig");
+  struct pollfd launcher = {.fd = error_pipe[1]};
+  if (poll(&launcher, 1, 0) != 0) _exit(125);
+}
+
+/* Two steps, since a number that one descriptor is to get may be another's. */
+static void pass_descriptors(void) {
+  int first_free = FIRST_PASSED + MAX_PASSED + 1;
+  error_pipe[1] = fcntl(error_pipe[1], F_DUPFD_CLOEXEC, first_free);
+  must(error_pipe[1], "close");
+  for (int i = 0; i < S.passed; i++) {
+    S.passed_fds[i] = fcntl(S.passed_fds[i], F_DUPFD_CLOEXEC, first_free);
+    must(S.passed_fds[i], "pass");
+  }
+  for (int i = 0; i < S.passed; i++) must(dup2(S.passed_fds[i], FIRST_PASSED + i), "pass");
+  int last = FIRST_PASSED + S.passed;
+  must(dup3(error_pipe[1], last, O_CLOEXEC), "close");
+  error_pipe[1] = last;
+  must(syscall(NR_CLOSE_RANGE, (unsigned)last + 1, ~0u, 0u), "close");
+}
+
+/* Standard input is a pipe that nobody writes to: not even the null device of the host is lent. */
+static void close_standard_input(void) {
+  int ends[2];
+  must(pipe2(ends, O_CLOEXEC), "stdin");
+  must(dup2(ends[0], 0), "stdin");
+  close(ends[0]);
+  close(ends[1]);
+}
+
+static void vm_child(int release_fd) {
+  wait_for_release(release_fd);
+  enter_cgroups();
+  must(setsid(), "setsid");
+  if (unshare(CLONE_NEWCGROUP) < 0 && errno != EINVAL) die("cgroup-namespace");
+  must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "private");
+  int host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  must(host_root, "host-root");
+  must(move_to(S.root_fd, host_root), "root");
+  if (S.device_fd >= 0) attach(S.device_fd, S.root_fd, "dev", "dev");
+  if (S.files_fd >= 0) attach(S.files_fd, S.root_fd, "boot", "boot");
+  enter_root();
+  must(sethostname("vm", 2), "hostname");
+  umask(077);
+  struct sock_fprog *filter = load_filter();
+  lower_limit(RLIMIT_CORE, 0, 0);
+  lower_limit(RLIMIT_NOFILE, 256, 256);
+  lower_limit(RLIMIT_MEMLOCK, 0, 0);
+  lower_limit(RLIMIT_MSGQUEUE, 0, 0);
+  lower_limit(RLIMIT_NICE, 0, 0);
+  lower_limit(RLIMIT_RTPRIO, 0, 0);
+  lower_limit(RLIMIT_FSIZE, S.file_size_limit, S.file_size_limit);
+  lower_limit(RLIMIT_NPROC, S.processes, S.processes);
+  close_standard_input();
+  /* While root still may: the change of user takes away what that needs. */
+  drop_bounding_set();
+  become_user();
+  limit_capabilities();
+  pass_descriptors();
+  start_program(filter);
 }
 
 /* ---- the parent: real root, until the child is gone ---- */
@@ -557,12 +694,12 @@ static void clone_devices(void) {
   }
 }
 
-static void relay_start(int job) {
+static void relay_start(int tells_start) {
   char message[256];
   ssize_t length = read(error_pipe[0], message, sizeof message);
   if (length > 0) {
     if (write(S.status_fd, message, (size_t)length) < 0) _exit(125);
-  } else if (job) {
+  } else if (tells_start) {
     say(S.status_fd, "started\n");
   }
 }
@@ -576,12 +713,11 @@ static void end_child(int signal_number) {
   kill(child_to_end, SIGKILL);
 }
 
-static int run(int job) {
+static int run(void (*become)(int release_fd), int tells_start) {
   int release[2];
   must(pipe2(release, O_CLOEXEC), "pipe");
   int errors[2];
   must(pipe2(errors, O_CLOEXEC), "pipe");
-  if (job) clone_devices();
   uint64_t flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
   if (!S.host_network) flags |= CLONE_NEWNET;
   if (S.user_namespace) flags |= CLONE_NEWUSER;
@@ -597,8 +733,7 @@ static int run(int job) {
     close(release[1]);
     close(errors[0]);
     error_pipe[1] = errors[1];
-    if (job) job_child(release[0]);
-    worker_child(release[0]);
+    become(release[0]);
   }
   child_to_end = (pid_t)child;
   struct sigaction on_end = {.sa_handler = end_child};
@@ -618,7 +753,7 @@ static int run(int job) {
   error_pipe[0] = 4;
   close(0); close(1); close(2);
   syscall(NR_CLOSE_RANGE, 5u, ~0u, 0u);
-  relay_start(job);
+  relay_start(tells_start);
   int status;
   siginfo_t info;
   while (waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) < 0) if (errno != EINTR) die("wait");
@@ -661,19 +796,6 @@ static void attach_new(int mount_fd, const char *name) {
   close(target);
 }
 
-static void send_descriptor(int fd) {
-  char byte = 0;
-  struct iovec data = {.iov_base = &byte, .iov_len = 1};
-  union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {{0}};
-  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &fd, sizeof(int));
-  must(sendmsg(WORKER_SOCKET, &message, MSG_NOSIGNAL), "overlay-send");
-}
-
 /* Names are short and relative, so that no path of the host shows in the mount's options. */
 static int mount_overlay(void) {
   static const char *const tmpfs[][2] = {{"mode", "0700"}, {"size", "1m"}, {NULL, NULL}};
@@ -706,11 +828,29 @@ static int mount_overlay(void) {
   return 0;
 }
 
+static int run_job(void) {
+  clone_devices();
+  return run(job_child, 1);
+}
+
+static int run_vm(void) {
+  /* Without a user of its own, a root and a filter it would be more than a virtual machine may be. */
+  if (S.user == 0 || S.user > 0xfffffffe || S.root_fd < 0 || S.seccomp_fd < 0 || S.keep_caps != 0 || !S.no_new_privs || S.host_network || S.user_namespace) bad_spec();
+  return run(vm_child, 1);
+}
+
+static int run_worker(void) { return run(worker_child, 0); }
+
+static const struct { const char *name; int (*run)(void); } modes[] = {
+  {"job", run_job}, {"worker", run_worker}, {"vm", run_vm}, {"userns", hold_user_namespace}, {"overlay", mount_overlay},
+};
+
 int main(int count, char **words) {
-  const char *mode = count == 2 ? words[1] : "";
-  int known = strcmp(mode, "job") == 0 || strcmp(mode, "worker") == 0 || strcmp(mode, "userns") == 0 || strcmp(mode, "overlay") == 0;
-  if (!known) {
-    fprintf(stderr, "usage: rootlayer-launch job|worker|userns|overlay, with the request on descriptor 3\n");
+  const char *name = count == 2 ? words[1] : "";
+  unsigned mode = 0, known = sizeof modes / sizeof modes[0];
+  while (mode < known && strcmp(modes[mode].name, name) != 0) mode++;
+  if (mode == known) {
+    fprintf(stderr, "usage: rootlayer-launch job|worker|vm|userns|overlay, with the request on descriptor 3\n");
     return 125;
   }
   daemon_pid = getppid();
@@ -718,6 +858,5 @@ int main(int count, char **words) {
   if (getppid() != daemon_pid) return 125;
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   read_spec();
-  if (strcmp(mode, "overlay") == 0) return mount_overlay();
-  return strcmp(mode, "userns") == 0 ? hold_user_namespace() : run(strcmp(mode, "job") == 0);
+  return modes[mode].run();
 }

@@ -1,6 +1,9 @@
-import type { Isolation, NetworkChoice } from '../core/job.ts';
+import { RootlayerError } from '../core/errors.ts';
+import type { Isolation, NetworkChoice, TerminalSize } from '../core/job.ts';
 import type { Cgroup } from '../host/cgroup.ts';
-import { FIRST_LAUNCH_FD, type LaunchEnd, type LauncherRecords, launch } from '../host/launcher.ts';
+import { FIRST_LAUNCH_FD, type LaunchEnd, type Launched, type LauncherRecords, launch } from '../host/launcher.ts';
+import { close, makeSocketPair, receiveWithFds } from '../host/libc.ts';
+import type { PtyEnds } from '../host/pty.ts';
 import { CAP } from '../host/worker.ts';
 
 /** One process to run as PID 1 of a sandbox; the first candidate whose program exists is taken. */
@@ -23,11 +26,15 @@ export type SandboxParts = {
   network: NetworkChoice;
   program: Program;
   cgroup: Cgroup;
-  stdoutFd: number;
-  stderrFd: number;
+  stdio: SandboxStdio;
   /** Longest file, so that a sparse one cannot exceed the disk limit. */
   fileSizeBytes: number;
 };
+
+/** What the program prints to: descriptors, or a terminal, of which the caller takes both ends over once the program runs. */
+export type SandboxStdio =
+  | { kind: 'pipes'; stdoutFd: number; stderrFd: number }
+  | { kind: 'terminal'; size: TerminalSize; onOpen(ends: PtyEnds): void };
 
 /** A running sandbox. */
 export type Sandbox = {
@@ -71,6 +78,9 @@ export function startSandbox(parts: SandboxParts): Sandbox {
     ['nnp', isUserns ? 1 : 0],
     ['fsize', parts.fileSizeBytes],
     ['hostname', 'rootlayer'],
+    ...(parts.stdio.kind === 'pipes'
+      ? []
+      : ([['terminal', `${parts.stdio.size.rows} ${parts.stdio.size.columns}`]] satisfies LauncherRecords)),
     ...parts.cgroup.tasksFds.map((fd): [string, number] => ['cgroup', hand(fd)]),
     ...(parts.cgroup.directoryFd === null ? [] : ([['cgroup-dir', hand(parts.cgroup.directoryFd)]] satisfies LauncherRecords)),
     ...Object.entries(parts.program.env).map(([name, value]): [string, string] => ['env', `${name}=${value}`]),
@@ -78,14 +88,46 @@ export function startSandbox(parts: SandboxParts): Sandbox {
       ([path = '', ...args]): LauncherRecords => [['exec', path], ...args.map((arg): [string, string | Buffer] => ['arg', arg])],
     ),
   ];
-  const launched = launch('job', records, ['ignore', parts.stdoutFd, parts.stderrFd], fds);
-  launched.socket.destroy();
+  const { launched, started } = launchWith(parts.stdio, records, fds);
   return {
-    started: launched.started,
+    started,
     ended: launched.ended,
     kill() {
       parts.cgroup.kill();
       launched.kill();
     },
   };
+}
+
+/** A terminal is made inside, and its ends come back over the launcher's socket before the program starts. */
+function launchWith(stdio: SandboxStdio, records: LauncherRecords, fds: number[]): { launched: Launched; started: Promise<void> } {
+  if (stdio.kind === 'pipes') {
+    const launched = launch('job', records, ['ignore', stdio.stdoutFd, stdio.stderrFd], fds);
+    launched.socket.destroy();
+    return { launched, started: launched.started };
+  }
+  const [ours, theirs] = makeSocketPair();
+  try {
+    const launched = launch('job', records, ['ignore', 'ignore', 'ignore'], fds, theirs);
+    const started = launched.started.then(() => stdio.onOpen(receiveEnds(ours))).finally(() => close(ours));
+    return { launched, started };
+  } catch (error) {
+    close(ours);
+    throw error;
+  } finally {
+    close(theirs);
+  }
+}
+
+/** Both were sent before the program started: nothing is waited for. */
+function receiveEnds(socketFd: number): PtyEnds {
+  const [nearFd, farFd] = [receiveOne(socketFd), receiveOne(socketFd)];
+  if (nearFd === undefined || farFd === undefined) {
+    throw new RootlayerError('E_INTERNAL', 'Cannot open the terminal: the launcher sent no descriptor');
+  }
+  return { nearFd, farFd };
+}
+
+function receiveOne(socketFd: number): number | undefined {
+  return receiveWithFds(socketFd, Buffer.alloc(1)).fds[0];
 }

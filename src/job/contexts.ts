@@ -9,7 +9,8 @@ import { RootlayerError } from '../core/errors.ts';
 /** How much one caller may have uploaded and not used yet. */
 export type ContextLimits = { maxBytes: number; maxPerUid: number; lifeMs: number };
 
-type Context = { uid: number; path: string; expiry: NodeJS.Timeout; isTaken: boolean };
+/** `tops` are the top directories that it has, once a worker has told. */
+type Context = { uid: number; path: string; expiry: NodeJS.Timeout; isTaken: boolean; tops: ReadonlySet<string> | null };
 
 /**
  * Tars of files for jobs, between their upload and their use: one job each, or an hour. They are read by nobody but the
@@ -55,7 +56,7 @@ export class ContextStore {
       this.#uploading.set(caller.uid, (this.#uploading.get(caller.uid) ?? 1) - 1);
     }
     const expiry = setTimeout(() => this.#drop(id), this.#limits.lifeMs).unref();
-    this.#contexts.set(id, { uid: caller.uid, path, expiry, isTaken: false });
+    this.#contexts.set(id, { uid: caller.uid, path, expiry, isTaken: false, tops: null });
     return id;
   }
 
@@ -69,18 +70,17 @@ export class ContextStore {
     return { [Symbol.asyncDispose]: async () => this.#drop(id) };
   }
 
-  /** A descriptor for reading a taken context; the caller closes it. */
-  open(id: string): number {
+  /**
+   * Lets a worker extract what is below a top directory of a taken context: calls `extract` with a descriptor that is closed afterwards, and
+   * remembers which top directories it has found, so that no worker starts for one that is not there.
+   */
+  async extract(id: string, top: string, extract: (fd: number) => Promise<ReadonlySet<string>>): Promise<void> {
     const context = this.#contexts.get(id);
     if (context === undefined) throw notFound(id);
-    return openSync(context.path, 'r');
-  }
-
-  /** Calls `use` with a descriptor that is closed afterwards. */
-  async read<T>(id: string, use: (fd: number) => Promise<T>): Promise<T> {
-    const fd = this.open(id);
+    if (context.tops?.has(top) === false) return;
+    const fd = openSync(context.path, 'r');
     try {
-      return await use(fd);
+      context.tops = await extract(fd);
     } finally {
       closeSync(fd);
     }

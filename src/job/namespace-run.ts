@@ -11,10 +11,12 @@ import { type Sandbox, startSandbox } from '../isolation/sandbox.ts';
 import { closeLowers, openLowers, openLowerView } from '../overlay/lower.ts';
 import { copyRootAttributes, mountRootfs } from '../overlay/rootfs.ts';
 import type { Upper } from '../overlay/upper.ts';
+import { extractCopies } from './copies.ts';
 import { judge, startError } from './judge.ts';
-import { JobOutput } from './output.ts';
+import { JobOutput, type OutputSink, type ScriptOutput } from './output.ts';
 import type { Outcome, RangeLease, RunnableJob, RunnerParts } from './runner.ts';
 import { Stages } from './stages.ts';
+import { TerminalOutput } from './terminal.ts';
 import { LimitWatch, type ReachedLimit } from './watch.ts';
 
 const FILES_BYTES = 256 * 1024 * 1024;
@@ -72,7 +74,7 @@ export class NamespaceRun {
     if (lowerView !== null) this.#scope.defer(() => close(lowerView));
     copyRootAttributes(upper, lowerView);
     if (this.#job.contextId !== null) {
-      await this.#parts.extractContext(this.#job.contextId, 'copy', upper.upperDirFd, uidBase, signal);
+      await extractCopies(this.#parts, this.#job, range, upper, uidBase, signal);
       // Copying contents changed the root's own time; the base's counts until the script changes it.
       copyRootAttributes(upper, lowerView);
     }
@@ -102,10 +104,13 @@ export class NamespaceRun {
     const { request, contextId, id } = this.#job;
     const { uidBase, upper } = prepared;
     const script = Buffer.from(request.script, 'base64');
-    const fill = contextId === null ? null : (fd: number) => this.#parts.extractContext(contextId, 'files', fd, uidBase, signal);
+    const fill =
+      contextId === null
+        ? null
+        : (fd: number) => this.#parts.extractContext(contextId, 'files', { directory: fd, lower: null }, uidBase, signal);
     const filesFd = this.#keep(await makeJobFiles(script, uidBase, FILES_BYTES + script.length, fill));
     const cgroup = this.#scope.use(this.#parts.cgroups.create(id, request.limits));
-    const output = new JobOutput(uidBase, (stream, data, encoding) => {
+    const output = this.#makeOutput(uidBase, (stream, data, encoding) => {
       this.#job.sink(stream, data, encoding);
       watch?.checkOutput();
     });
@@ -118,7 +123,7 @@ export class NamespaceRun {
       if (signal.aborted) onAbort();
       await sandbox.started;
       this.#stages.next('run');
-      this.#job.onRunning();
+      this.#job.onRunning(null);
       this.#parts.prepareCapture();
       watch = new LimitWatch({
         limits: request.limits,
@@ -143,13 +148,19 @@ export class NamespaceRun {
     }
   }
 
+  #makeOutput(uidBase: number, sink: OutputSink): ScriptOutput {
+    const { terminal } = this.#job.request;
+    if (terminal === null) return new JobOutput(uidBase, sink);
+    return new TerminalOutput(terminal, sink, (device) => this.#job.onTerminal(device));
+  }
+
   #start(
     range: RangeLease,
     prepared: Prepared,
     script: Buffer,
     filesFd: number,
     cgroup: ReturnType<CgroupManager['create']>,
-    output: JobOutput,
+    output: ScriptOutput,
   ): Sandbox {
     const { request, isolation } = this.#job;
     const used = isolation.used === 'chroot' ? 'chroot' : 'userns';
@@ -166,8 +177,7 @@ export class NamespaceRun {
         network: request.network,
         program: { candidates: scriptCandidates(script), env: { ...SCRIPT_ENVIRONMENT, ...request.env } },
         cgroup,
-        stdoutFd: output.stdoutFd,
-        stderrFd: output.stderrFd,
+        stdio: output.stdio,
         fileSizeBytes: request.limits.diskBytes,
       });
     } finally {
@@ -205,7 +215,7 @@ export class NamespaceRun {
       return this.#parts.emptyLayer;
     await upper.freeze();
     const { sourceDateEpoch, compat } = this.#job.request;
-    return await this.#parts.capture({ sourceDateEpoch, compat, id: this.#job.id }, upper.plainDirFd, lowerView, signal);
+    return await this.#parts.capture({ sourceDateEpoch, compat, id: this.#job.id, devices: 'refuse' }, upper.plainDirFd, lowerView, signal);
   }
 }
 

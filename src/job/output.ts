@@ -1,16 +1,30 @@
 import { isUtf8 } from 'node:buffer';
 import { Socket } from 'node:net';
 import { chmodFd, chownAt, close, makePipe } from '../host/libc.ts';
+import type { SandboxStdio } from '../isolation/sandbox.ts';
 
 export type OutputStream = 'stdout' | 'stderr';
 /** Called for each piece of output, in order within a stream. */
 export type OutputSink = (stream: OutputStream, data: string, encoding: 'base64' | null) => void;
 
+/** Where a script prints to, from the daemon's side. */
+export interface ScriptOutput {
+  /** What the sandbox is given; {@link closeWriters} once it has started. */
+  readonly stdio: SandboxStdio;
+  readonly bytes: number;
+  /** Time of the last output, by performance.now(). */
+  readonly lastMs: number;
+  closeWriters(): void;
+  /** Waits until all that was written has been passed on: once no process of the job is left. Gives up after `limitMs`. */
+  drained(limitMs: number): Promise<void>;
+  destroy(): void;
+}
+
 /**
  * The standard output and error of a job: real pipes, since a script that opens /dev/stdout cannot open the sockets that
  * Node calls pipes.
  */
-export class JobOutput {
+export class JobOutput implements ScriptOutput {
   /** The ends for the sandbox; {@link closeWriters} once it has started. */
   readonly stdoutFd: number;
   readonly stderrFd: number;
@@ -48,6 +62,10 @@ export class JobOutput {
     return reader;
   }
 
+  get stdio(): SandboxStdio {
+    return { kind: 'pipes', stdoutFd: this.stdoutFd, stderrFd: this.stderrFd };
+  }
+
   closeWriters(): void {
     if (!this.#writersOpen) return;
     this.#writersOpen = false;
@@ -55,7 +73,6 @@ export class JobOutput {
     close(this.stderrFd);
   }
 
-  /** Waits until all that was written has been passed on: once no process of the job is left. Gives up after `limitMs`. */
   async drained(limitMs: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise((resolve) => {

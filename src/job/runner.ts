@@ -1,13 +1,19 @@
 import type { DiffId } from '../core/digest.ts';
+import type { Progress } from '../core/engine.ts';
 import type { RootlayerError } from '../core/errors.ts';
 import type { CompatChoice, IsolationReport, JobRequest, JobUsage, LayerSummary } from '../core/job.ts';
+import type { Limits } from '../core/limits.ts';
 import { Scope } from '../core/scope.ts';
-import type { CgroupManager } from '../host/cgroup.ts';
+import type { CgroupLimits, CgroupManager } from '../host/cgroup.ts';
 import type { IdMaps } from '../host/idmap.ts';
+import type { VmJob, VmRun } from '../isolation/vm/types.ts';
 import type { OverlayMounter } from '../overlay/mounter.ts';
-import type { UpperFactory } from '../overlay/upper.ts';
+import type { Upper, UpperFactory } from '../overlay/upper.ts';
+import type { ContextTop } from '../store/unpack/context-filter.ts';
 import { NamespaceRun } from './namespace-run.ts';
 import type { OutputSink } from './output.ts';
+import type { TerminalDevice } from './terminal.ts';
+import { VirtualMachineRun } from './vm-run.ts';
 import type { ReachedLimit } from './watch.ts';
 
 /** An id range with its user namespaces, and the one that shows stored layers with plain ids. Given back on dispose. */
@@ -21,11 +27,20 @@ export type RunnerParts = {
   devicesFd(isolation: 'userns' | 'chroot', range: RangeLease): number;
   seccompFd: number;
   takeRange(signal: AbortSignal): Promise<RangeLease>;
-  /** Extracts the members below `prefix` of an uploaded context into a directory, as root of the given id range. */
-  extractContext(contextId: string, prefix: 'copy' | 'files', directoryFd: number, uidBase: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Extracts one part of an uploaded context, if it is there, into a directory, as root of the given id range. `lower` is the merged base below
+   * that directory, with the ids of the range, or null.
+   */
+  extractContext(
+    contextId: string,
+    top: ContextTop,
+    fds: { directory: number; lower: number | null },
+    uidBase: number,
+    signal: AbortSignal,
+  ): Promise<void>;
   /** Packs a frozen upper against the view of its lower layers (null for `scratch`), and takes the layer into the store. */
   capture(
-    job: { sourceDateEpoch: number | null; compat: CompatChoice; id: string },
+    job: { sourceDateEpoch: number | null; compat: CompatChoice; id: string; devices: 'refuse' | 'keep' },
     upperFd: number,
     lowerFd: number | null,
     signal: AbortSignal,
@@ -34,6 +49,20 @@ export type RunnerParts = {
   emptyLayer: LayerSummary;
   /** Lets a capture worker start while the script runs. */
   prepareCapture(): void;
+  vm: VmParts;
+};
+
+/** What jobs in virtual machines need besides. */
+export type VmParts = {
+  /** Bounds QEMU itself, whatever its guest does. */
+  cgroupLimits(limits: Limits): CgroupLimits;
+  /** Read-only EROFS images of the layers, topmost first, with the store's ids shown as plain ones by the namespace of `plainFd`. The caller closes them. */
+  openDisks(layers: BaseLayer[], plainFd: number, progress: Progress, signal: AbortSignal): Promise<number[]>;
+  /** A read-only EROFS image of a directory with plain ids. The caller closes it. */
+  packDisk(directoryFd: number, label: string, signal: AbortSignal): Promise<number>;
+  start(job: VmJob, signal: AbortSignal): VmRun;
+  /** Writes the tar that a guest sends into a fresh upper, in a confined worker; gives what could not be kept, a sentence each. */
+  unpackResult(resultFd: number, upper: Upper, range: RangeLease, progress: Progress, signal: AbortSignal): Promise<string[]>;
 };
 
 /** An unpacked layer of a base image. */
@@ -48,7 +77,11 @@ export type RunnableJob = {
   layers: BaseLayer[];
   contextId: string | null;
   sink: OutputSink;
-  onRunning(): void;
+  onProgress: Progress;
+  /** Called before {@link onRunning} for a script that has a terminal. */
+  onTerminal(device: TerminalDevice): void;
+  /** `acceleration` of a virtual machine, null for other isolations. */
+  onRunning(acceleration: 'kvm' | 'tcg' | null): void;
   onCapturing(): void;
 };
 
@@ -68,7 +101,7 @@ export type Outcome = {
  */
 export function runJob(parts: RunnerParts, job: RunnableJob, signal: AbortSignal): { outcome: Promise<Outcome>; released: Promise<void> } {
   const scope = new Scope();
-  const run = new NamespaceRun(parts, job, scope);
+  const run = job.isolation.used === 'vm' ? new VirtualMachineRun(parts, job, scope) : new NamespaceRun(parts, job, scope);
   const outcome = run.run(signal);
   const release = async (): Promise<void> => await scope[Symbol.asyncDispose]();
   return { outcome, released: outcome.then(release, release) };

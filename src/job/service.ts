@@ -14,11 +14,13 @@ import {
   type JobState,
   type LayerSummary,
 } from '../core/job.ts';
+import { isolationWarning, settleIsolation } from '../isolation/choose.ts';
 import { scriptCandidates } from '../isolation/job-files.ts';
 import type { JobTable } from '../state/jobs.ts';
 import { EventLog, readEndedLog } from './event-log.ts';
 import { JobQueue, type QueueLimits } from './queue.ts';
 import { type BaseLayer, type Outcome, type RunnerParts, runJob } from './runner.ts';
+import { JobTerminal } from './terminal.ts';
 
 /** A base image held against removal while a job uses it; layers topmost first. */
 export type BaseLease = { layers: BaseLayer[] } & AsyncDisposable;
@@ -62,6 +64,8 @@ type LiveJob = {
   log: EventLog;
   abort: AbortController;
   finished: Deferred<JobRecord>;
+  /** From the start of the script on, where it has one. */
+  terminal: JobTerminal | null;
 };
 
 /** Base64 characters of the first line of a script, and more. */
@@ -103,7 +107,16 @@ export class JobService {
     const record = newRecord(caller, request, base, isolation);
     const context = request.contextId === null ? null : this.#parts.takeContext(caller, request.contextId);
     try {
-      this.#accept({ record, request, base, context, log: this.#record(record, base), abort: new AbortController(), finished: deferred() });
+      this.#accept({
+        record,
+        request,
+        base,
+        context,
+        log: this.#record(record, base),
+        abort: new AbortController(),
+        finished: deferred(),
+        terminal: null,
+      });
     } catch (error) {
       void context?.[Symbol.asyncDispose]();
       throw error;
@@ -175,8 +188,17 @@ export class JobService {
         if (log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) })) return;
         job.abort.abort(new RootlayerError('E_STATE', 'Cannot write the log of the job', { hint: 'Make room in the state directory.' }));
       },
-      onRunning: () => {
-        job.record = { ...job.record, startedAt: new Date().toISOString() };
+      onProgress: (progress) => {
+        log.append({ type: 'progress', ...progress });
+      },
+      onTerminal: (device) => {
+        job.terminal = new JobTerminal(device);
+      },
+      onRunning: (acceleration) => {
+        const isolation = job.record.isolation === null ? null : settleIsolation(job.record.isolation, acceleration);
+        const warning = isolation === null ? null : isolationWarning(isolation);
+        if (warning !== null) log.append({ type: 'warning', message: warning });
+        job.record = { ...job.record, isolation, startedAt: new Date().toISOString() };
         this.#enter(job, 'running');
       },
       onCapturing: () => this.#enter(job, 'capturing'),
@@ -297,6 +319,16 @@ export class JobService {
     this.#parts.table.delete(id);
     this.#parts.releaseLayer(record);
     rmSync(this.#directory(id), { recursive: true, force: true });
+  }
+
+  /** The terminal of a running job. Throws `E_NOT_FOUND`, or `E_CONFLICT` telling what is in the way. */
+  terminalOf(caller: Caller, id: JobId): JobTerminal {
+    const { state } = this.get(caller, id);
+    const job = this.#live.get(id);
+    const refuse = (why: string): RootlayerError => new RootlayerError('E_CONFLICT', `Cannot use the terminal of job "${id}": ${why}`);
+    if (job !== undefined && job.request.terminal === null) throw refuse('the job has none');
+    if (state !== 'running' || !job?.terminal) throw refuse(`the job is ${state}, want running`);
+    return job.terminal;
   }
 
   /** A job that was lost, or whose log could not be written to its end, still gets its last event: from the journal. */

@@ -1,8 +1,8 @@
-import { deferred } from '../core/deferred.ts';
 import type { DiffId, Digest } from '../core/digest.ts';
 import type { Progress } from '../core/engine.ts';
 import { RootlayerError } from '../core/errors.ts';
 import type { Compression } from '../core/image.ts';
+import { settledOrAborted } from '../core/settled.ts';
 import { close } from '../host/libc.ts';
 import type { Worker } from '../host/worker.ts';
 import type { ImageTable, ListedLayer } from '../state/images.ts';
@@ -52,6 +52,7 @@ export class LayerStore {
       signal.throwIfAborted();
       const running = this.#running.get(source.diffId);
       if (running !== undefined) {
+        // Whoever waits has its own copy of the layer: a failure of the other is none of its own.
         await settledOrAborted(running, signal);
         continue;
       }
@@ -111,14 +112,4 @@ export class LayerStore {
 
 function otherLayer(want: DiffId, got: Digest): RootlayerError {
   return new RootlayerError('E_MANIFEST', `Cannot use layer "${want}": unpacked, it has the digest ${got}`);
-}
-
-/** Whoever waits has its own copy of the layer: a failure of the other is none of its own. */
-async function settledOrAborted(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = deferred<void>();
-  const wake = (): void => resolve();
-  signal.addEventListener('abort', wake, { once: true });
-  work.then(wake, wake);
-  await promise;
-  signal.removeEventListener('abort', wake);
 }

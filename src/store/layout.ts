@@ -57,7 +57,7 @@ const fsyncAsync = promisify(fsync);
 
 /**
  * The directories of the store below a state directory (0700, owned by the daemon), all used by descriptor:
- * `blobs/sha256/<hex>`, `layers/<hex of the diffID>` (a root directory each), `ingest/`, `trash/`. One process at a time.
+ * `blobs/sha256/<hex>`, `layers/<hex of the diffID>` (a root directory each), `disks/`, `ingest/`, `trash/`. One process at a time.
  */
 export class StateLayout {
   readonly path: string;
@@ -147,8 +147,12 @@ export class StateLayout {
 
   /** Deletes a blob; nothing happens when there is none. */
   removeBlob(name: string): void {
+    this.#unlink(this.#fds.blobs, name);
+  }
+
+  #unlink(dirFd: number, name: string): void {
     try {
-      unlinkAt(this.#fds.blobs, Buffer.from(name, 'latin1'));
+      unlinkAt(dirFd, Buffer.from(name, 'latin1'));
     } catch (error) {
       if (!isErrno(error, 'ENOENT')) throw error;
     }
@@ -159,8 +163,29 @@ export class StateLayout {
     await removeTree(this.#fds.layers, Buffer.from(name, 'latin1'), this.#fds.trash);
   }
 
+  /** A descriptor of a file in `disks/`, for reading, or null when there is none. The caller closes it. */
+  tryOpenDisk(name: string): number | null {
+    try {
+      return openAt(this.#fds.disks, Buffer.from(name, 'latin1'), O_RDONLY | O_NOFOLLOW);
+    } catch (error) {
+      if (isErrno(error, 'ENOENT')) return null;
+      throw error;
+    }
+  }
+
+  /** Moves a sealed file of a work directory to `disks/`: on disk when this returns. */
+  placeDisk(work: WorkDir, file: string, name: string): void {
+    renameAt(work.fd, file, this.#fds.disks, name);
+    fsyncSync(this.#fds.disks);
+  }
+
+  /** Deletes a file in `disks/`; nothing happens when there is none. */
+  removeDisk(name: string): void {
+    this.#unlink(this.#fds.disks, name);
+  }
+
   /** Names in a part of the store, in no order, one character a byte. */
-  list(part: 'blobs' | 'layers'): string[] {
+  list(part: 'blobs' | 'layers' | 'disks'): string[] {
     return namesIn(this.#fds[part]);
   }
 
@@ -178,7 +203,7 @@ export class StateLayout {
 }
 
 /** Open descriptors: the directories, and the lock that lasts as long as it is open. */
-type Parts = Record<'lock' | 'blobs' | 'layers' | 'ingest' | 'trash', number>;
+type Parts = Record<'lock' | 'blobs' | 'layers' | 'disks' | 'ingest' | 'trash', number>;
 
 function openParts(directory: string): Parts {
   const opened: number[] = [];
@@ -192,13 +217,14 @@ function openParts(directory: string): Parts {
     if (!tryLockFd(lock)) throw new RootlayerError('E_STATE', `Cannot use state directory "${directory}": another rootlayer has it open`);
     const outer = keep(makeDirectory(top, 'blobs'));
     const blobs = keep(makeDirectory(outer, 'sha256'));
-    const [layers, ingest, trash] = [
+    const [layers, disks, ingest, trash] = [
       keep(makeDirectory(top, 'layers')),
+      keep(makeDirectory(top, 'disks')),
       keep(makeDirectory(top, 'ingest')),
       keep(makeDirectory(top, 'trash')),
     ];
     closeAll([top, outer]);
-    return { lock, blobs, layers, ingest, trash };
+    return { lock, blobs, layers, disks, ingest, trash };
   } catch (error) {
     closeAll(opened);
     throw error;

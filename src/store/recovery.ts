@@ -1,17 +1,18 @@
 import { type Digest, digestOf, hexOf } from '../core/digest.ts';
 import type { ImageTable } from '../state/images.ts';
+import type { DiskFiles } from './disk-files.ts';
 import type { StateLayout } from './layout.ts';
 
 /** What {@link recoverLayout} found. */
 export type Recovery = {
-  /** Blobs, layers and unfinished work that were not listed, and are deleted. */
+  /** Blobs, layers, disk images and unfinished work that were not listed, and are deleted. */
   readonly deleted: number;
   /** Blobs that are listed and are not there; images that need them fail with `E_STORE_CORRUPT`. */
   readonly missing: Digest[];
 };
 
 /** Deletes from a state directory what the database does not list. A listed layer that is not there is unpacked again when it is wanted. */
-export async function recoverLayout(layout: StateLayout, table: ImageTable): Promise<Recovery> {
+export async function recoverLayout(layout: StateLayout, disks: DiskFiles, table: ImageTable): Promise<Recovery> {
   let deleted = await layout.clear();
   const blobs = new Set(table.listBlobs().map(hexOf));
   const blobFiles = new Set(layout.list('blobs'));
@@ -26,6 +27,7 @@ export async function recoverLayout(layout: StateLayout, table: ImageTable): Pro
     deleted += 1;
   }
   for (const name of without(layers, layerDirs)) table.removeLayer(digestOf(name));
+  deleted += disks.recover(new Set(table.listLayers().map(hexOf)));
   return { deleted, missing: without(blobs, blobFiles).map((name) => digestOf(name)) };
 }
 

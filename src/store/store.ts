@@ -13,6 +13,7 @@ import { AT_FDCWD, close, O_DIRECTORY, O_RDONLY, openAt } from '../host/libc.ts'
 import { WorkerPool } from '../host/worker-pool.ts';
 import { type Database, openDatabase } from '../state/database.ts';
 import { ImageTable, type ListedLayer, type NewLayer } from '../state/images.ts';
+import { DiskFiles } from './disk-files.ts';
 import { type Admit, Importer, type ImportOptions } from './importer.ts';
 import type { IngestLimits, IngestSource } from './ingest/ingest.ts';
 import { LayerStore } from './layers.ts';
@@ -63,6 +64,8 @@ const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 export class Store implements AsyncDisposable {
   readonly database: Database;
   readonly uidBase: number;
+  /** Layers as disk images. */
+  readonly disks: DiskFiles;
   readonly #options: StoreOptions;
   readonly #layout: StateLayout;
   readonly #table: ImageTable;
@@ -77,6 +80,7 @@ export class Store implements AsyncDisposable {
 
   private constructor(layout: StateLayout, database: Database, uidBase: number, options: StoreOptions) {
     this.#layout = layout;
+    this.disks = new DiskFiles(layout);
     this.database = database;
     this.uidBase = uidBase;
     this.#options = options;
@@ -121,7 +125,7 @@ export class Store implements AsyncDisposable {
 
   /** Puts the directory in order after whatever ended the process before: deletes what the database does not list, and what nothing uses. */
   async recover(): Promise<Recovery> {
-    const recovery = await recoverLayout(this.#layout, this.#table);
+    const recovery = await recoverLayout(this.#layout, this.disks, this.#table);
     await this.collect();
     return recovery;
   }
@@ -364,6 +368,7 @@ export class Store implements AsyncDisposable {
       const diffId = this.#table.unusedLayers().find((unused) => !this.#isInUse(`layer ${unused}`));
       if (diffId === undefined) return;
       this.#table.removeLayer(diffId);
+      this.disks.removeWith(diffId);
       await this.#layout.removeLayer(hexOf(diffId));
     }
   }

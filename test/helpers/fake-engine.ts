@@ -3,12 +3,13 @@ import { createHash, randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
+import { type Deferred, deferred } from '../../src/core/deferred.ts';
 import { type Digest, digestOf, hexOf, isDigest, parseDiffId } from '../../src/core/digest.ts';
 import type { Caller, Download, Engine, Feature, Progress } from '../../src/core/engine.ts';
 import { type ErrorCode, RootlayerError } from '../../src/core/errors.ts';
 import { type JobId, newJobId } from '../../src/core/ids.ts';
 import type { Compression, ImageFormat, ImageRecord } from '../../src/core/image.ts';
-import { isFinal, type JobEvent, type JobRecord, type JobRequest } from '../../src/core/job.ts';
+import { isFinal, type JobEvent, type JobRecord, type JobRequest, type TerminalSize } from '../../src/core/job.ts';
 import { encodeEntry, endOfArchive, padding } from '../../src/core/tar/writer.ts';
 import { tarsumOf } from '../../src/core/tarsum.ts';
 
@@ -24,13 +25,14 @@ type FakeJob = {
   /** A download of the layer breaks after this many bytes. */
   breaksAt: number | null;
   ended: Promise<void>;
+  inputEnd: Deferred<void>;
   wake: Set<() => void>;
 };
 
 /**
  * An engine in memory that keeps the contract of core/engine.ts without running anything: callers see only their own, events are numbered and
  * replay, states follow each other, results have true digests. A script is a few words that it understands, one command a line: `echo TEXT`,
- * `echo TEXT >&2`, `bytes BASE64`, `sleep MS`, `flood`, `exit N`, `limit NAME`, `warn TEXT`, `size BYTES`, `break BYTES`, `env NAME`, `context`.
+ * `echo TEXT >&2`, `bytes BASE64`, `cat` (until the end of input, which a terminal echoes), `sleep MS`, `flood`, `exit N`, `limit NAME`, `warn TEXT`, `size BYTES`, `break BYTES`, `env NAME`, `context`.
  */
 export class FakeEngine implements Engine {
   readonly #images: ImageRecord[] = [];
@@ -163,6 +165,7 @@ export class FakeEngine implements Engine {
       layer: null,
       breaksAt: null,
       ended: Promise.resolve(),
+      inputEnd: deferred(),
       wake: new Set(),
     };
     this.#jobs.set(record.id, job);
@@ -195,6 +198,25 @@ export class FakeEngine implements Engine {
       throw new RootlayerError('E_CONFLICT', `Cannot remove job "${id}": it has not ended`, { hint: 'cancel it first' });
     }
     this.#jobs.delete(id);
+  }
+
+  async sendInput(caller: Caller, id: JobId, bytes: Buffer): Promise<void> {
+    this.#fault('sendInput');
+    const job = this.#terminal(caller, id);
+    if (bytes.length === 0) job.inputEnd.resolve();
+    else emit(job, { type: 'log', stream: 'stdout', data: bytes.toString('base64'), encoding: 'base64' });
+  }
+
+  async resizeTerminal(caller: Caller, id: JobId, { rows, columns }: TerminalSize): Promise<void> {
+    this.#fault('resizeTerminal');
+    emit(this.#terminal(caller, id), { type: 'log', stream: 'stdout', data: `[${rows} ${columns}]` });
+  }
+
+  #terminal(caller: Caller, id: JobId): FakeJob {
+    const job = this.#job(caller, id);
+    if (job.request.terminal === null) throw new RootlayerError('E_CONFLICT', `Cannot use the terminal of job "${id}": the job has none`);
+    if (job.record.state !== 'running') throw new RootlayerError('E_CONFLICT', `Cannot use the terminal of job "${id}": it is not running`);
+    return job;
   }
 
   async *events(caller: Caller, id: JobId, from: number, follow: boolean, signal: AbortSignal): AsyncIterable<JobEvent> {
@@ -304,6 +326,13 @@ function setState(job: FakeJob, state: JobRecord['state']): void {
   emit(job, { type: 'state', state });
 }
 
+async function untilAborted(done: Promise<void>, signal: AbortSignal): Promise<void> {
+  const aborted = new Promise<never>((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
+  await Promise.race([done, aborted]);
+}
+
 async function run(job: FakeJob, context: Buffer): Promise<void> {
   const { record } = job;
   let output = '';
@@ -325,6 +354,7 @@ async function run(job: FakeJob, context: Buffer): Promise<void> {
       } else if (word === 'bytes') emit(job, { type: 'log', stream: 'stdout', data: text, encoding: 'base64' });
       else if (word === 'env') emit(job, { type: 'log', stream: 'stdout', data: `${job.request.env[text] ?? ''}\n` });
       else if (word === 'context') emit(job, { type: 'log', stream: 'stdout', data: context.toString('base64') });
+      else if (word === 'cat') await untilAborted(job.inputEnd.promise, job.abort.signal);
       else if (word === 'sleep') await sleep(Number(text), undefined, { signal: job.abort.signal });
       else if (word === 'flood') await flood(job, Number(text));
       else if (word === 'warn') emit(job, { type: 'warning', message: text });

@@ -6,7 +6,18 @@ import type { Test } from 'tap';
 import { repoRoot } from './repo.ts';
 
 /** What a test can ask of a machine that is no program. */
-export type Feature = 'root' | 'overlay' | 'loop' | 'userns' | 'cgroup' | 'kvm' | 'launcher' | 'base-image' | 'debs';
+export type Feature =
+  | 'root'
+  | 'overlay'
+  | 'erofs'
+  | 'loop'
+  | 'userns'
+  | 'cgroup'
+  | 'kvm'
+  | 'launcher'
+  | 'base-image'
+  | 'debs'
+  | 'vm-kernel';
 
 /**
  * Tells whether this machine has all that a test needs: {@link Feature}s, and programs by their names (`umoci`).
@@ -57,7 +68,8 @@ type Probe = { readonly lack: string; has(): boolean };
 
 const PROBES: ReadonlyMap<string, Probe> = new Map<Feature, Probe>([
   ['root', { lack: 'root', has: () => process.getuid?.() === 0 }],
-  ['overlay', { lack: 'overlayfs in the kernel', has: hasOverlay }],
+  ['overlay', { lack: 'overlayfs in the kernel', has: () => hasFilesystem('overlay') }],
+  ['erofs', { lack: 'EROFS in the kernel', has: () => hasFilesystem('erofs') }],
   ['loop', { lack: 'loop devices (/dev/loop-control)', has: () => existsSync('/dev/loop-control') }],
   ['userns', { lack: 'user namespaces', has: () => succeeds('unshare', ['--user', 'true']) }],
   ['cgroup', { lack: 'a writable cgroup hierarchy', has: hasCgroup }],
@@ -71,14 +83,20 @@ const PROBES: ReadonlyMap<string, Probe> = new Map<Feature, Probe>([
     'debs',
     { lack: 'ROOTLAYER_TEST_DEBS, a directory of packages (scripts/download-debs)', has: () => isSetAndThere('ROOTLAYER_TEST_DEBS') },
   ],
+  [
+    'vm-kernel',
+    { lack: 'ROOTLAYER_VM_KERNEL, a kernel for guests (scripts/fetch-kernel)', has: () => isSetAndThere('ROOTLAYER_VM_KERNEL') },
+  ],
 ]);
 
-function hasOverlay(): boolean {
-  return listsOverlay() || (succeeds('modprobe', ['overlay']) && listsOverlay());
+function hasFilesystem(name: string): boolean {
+  return listsFilesystem(name) || (succeeds('modprobe', [name]) && listsFilesystem(name));
 }
 
-function listsOverlay(): boolean {
-  return /\toverlay$/m.test(readFileSync('/proc/filesystems', 'utf8'));
+function listsFilesystem(name: string): boolean {
+  return readFileSync('/proc/filesystems', 'utf8')
+    .split('\n')
+    .some((line) => line.endsWith(`\t${name}`));
 }
 
 /** The file that every cgroup directory has, in version 2 or in a version 1 hierarchy with the pids controller. */

@@ -34,13 +34,15 @@ export type TreeEntry = {
   /** `UID:GID` */
   owner: string;
   mtimeSec: number;
+  /** With `exact` only. */
+  mtimeNsec?: number;
   /** Of files only. */
   size?: number;
   sha256?: string;
   target?: string;
   /** `MAJOR:MINOR` */
   device?: string;
-  /** Escaped name to the value in hex; `trusted.overlay.*` is left out. */
+  /** Escaped name to the value in hex; `trusted.overlay.*` only with `exact`. */
   xattrs?: Record<string, string>;
   /** The path of the first other name (in the order of the list) of the same inode. */
   linkOf?: string;
@@ -54,6 +56,8 @@ export type TreeOptions = {
   uidBase?: number;
   /** Leaves sockets out: layers cannot hold them. */
   ignoreSockets?: boolean;
+  /** Also gives what no tar layer holds: nanoseconds of times, and overlayfs' own attributes. */
+  exact?: boolean;
 };
 
 /** Lists all files of a tree, sorted by the bytes of their names, parents first; it walks by descriptors, so any name and any depth goes. */
@@ -146,10 +150,11 @@ class Lister {
       owner: `${stat.uid - base}:${stat.gid - base}`,
       mtimeSec: stat.mtimeSec,
     };
+    if (this.#options.exact === true) entry.mtimeNsec = stat.mtimeNsec;
     if (type === 'file') Object.assign(entry, { size: stat.size, sha256: this.#sha256(dirFd, name) });
     if (type === 'symlink') entry.target = escapeName(readlinkAt(dirFd, name), 65_536);
     if (type === 'char' || type === 'block') entry.device = `${stat.rdevMajor}:${stat.rdevMinor}`;
-    const xattrs = readXattrs(dirFd, name);
+    const xattrs = readXattrs(dirFd, name, this.#options.exact === true);
     if (Object.keys(xattrs).length > 0) entry.xattrs = xattrs;
     if (type !== 'directory' && stat.nlink > 1) this.#noteLink(entry, stat);
     return entry;
@@ -178,10 +183,10 @@ class Lister {
 }
 
 /** By way of /proc/self/fd, so that a symlink's own attributes can be read without changing the current directory. */
-function readXattrs(dirFd: number, name: Buffer): Record<string, string> {
+function readXattrs(dirFd: number, name: Buffer, withMarks: boolean): Record<string, string> {
   const path = Buffer.concat([Buffer.from(`/proc/self/fd/${dirFd}/`), name]);
   const names = listXattrsHere(path)
-    .filter((attribute) => !attribute.toString('latin1').startsWith('trusted.overlay.'))
+    .filter((attribute) => withMarks || !attribute.toString('latin1').startsWith('trusted.overlay.'))
     .sort(Buffer.compare);
   return Object.fromEntries(names.map((attribute) => [escapeName(attribute), getXattrHere(path, attribute)?.toString('hex') ?? '']));
 }

@@ -17,7 +17,8 @@ export const deterministicScripts: readonly DeterministicScript[] = [
   { name: 'fifos and sparse files', script: 'mkfifo /srv/pipe; truncate -s 70000000 /srv/hole; printf end >> /srv/hole' },
   {
     name: 'attributes and capabilities',
-    script: 'cp /bin/true /srv/t; setcap cap_net_raw,cap_chown+ep /srv/t; perl -e \'syscall(188, "/srv/t", "user.k", "v\\0w", 3, 0)\'',
+    script:
+      'cp /bin/true /srv/t; setcap cap_net_raw,cap_chown+ep /srv/t; perl -e \'my ($p, $n, $v) = ("/srv/t", "user.k", "v\\0w"); syscall(188, $p, $n, $v, 3, 0) == 0 or die\'',
   },
   {
     name: 'names of any bytes',

@@ -1,7 +1,8 @@
 import { assertNever } from '../../core/assert-never.ts';
 import { parseJobId } from '../../core/ids.ts';
 import type { Compression } from '../../core/image.ts';
-import { type JobEvent, jobRequestSchema } from '../../core/job.ts';
+import { type JobEvent, jobRequestSchema, terminalSizeSchema } from '../../core/job.ts';
+import { MAX_INPUT_BYTES, readInputBody } from '../body.ts';
 import { NDJSON_TYPE } from '../ndjson.ts';
 import { type Answer, defineRoute, type Route } from '../route.ts';
 import {
@@ -125,6 +126,36 @@ async function* logBytes(events: AsyncIterable<JobEvent>, wanted: LogStream): As
   }
 }
 
+const inputRoute = defineRoute({
+  method: 'POST',
+  path: '/v1/jobs/:id/terminal/input',
+  summary: "Type bytes at a running job's terminal; none are the end of its input",
+  params: jobParams,
+  query: noQuery,
+  body: { kind: 'stream', contentType: 'application/octet-stream', says: `the bytes, at most ${MAX_INPUT_BYTES}` },
+  isSubmission: false,
+  answers: [{ status: 204, says: 'taken' }],
+  handle: async ({ engine, caller, params, request, signal }): Promise<Answer> => {
+    await engine.sendInput(caller, parseJobId(params.id), await readInputBody(request, signal));
+    return { kind: 'empty' };
+  },
+});
+
+const sizeRoute = defineRoute({
+  method: 'PUT',
+  path: '/v1/jobs/:id/terminal/size',
+  summary: "Set the size of a running job's terminal, in characters",
+  params: jobParams,
+  query: noQuery,
+  body: { kind: 'json', schema: terminalSizeSchema },
+  isSubmission: false,
+  answers: [{ status: 204, says: 'set' }],
+  handle: async ({ engine, caller, params, body }): Promise<Answer> => {
+    await engine.resizeTerminal(caller, parseJobId(params.id), body);
+    return { kind: 'empty' };
+  },
+});
+
 const layerRoute = defineRoute({
   method: 'GET',
   path: '/v1/jobs/:id/layer',
@@ -200,6 +231,8 @@ export const jobRoutes: readonly Route[] = [
   removeRoute,
   eventsRoute,
   logRoute,
+  inputRoute,
+  sizeRoute,
   layerRoute,
   imageRoute,
   layerJsonRoute,

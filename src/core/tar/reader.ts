@@ -64,6 +64,11 @@ export class TarReader {
     return this.#entries;
   }
 
+  /** Offset in the archive of the body of the member that was begun last. */
+  get bodyAt(): number {
+    return this.#headerAt + BLOCK;
+  }
+
   /** Takes the next bytes; the chunk may be used again when this returns. */
   write(chunk: Buffer): void {
     this.#guard(() => {

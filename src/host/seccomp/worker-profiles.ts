@@ -147,3 +147,13 @@ export const captureWorkerProfile: Profile = {
   ]),
   absent: ABSENT,
 };
+
+/**
+ * The profile of a worker that makes disk images: that of a capture worker, and data may go from file to file without passing through it.
+ * The copy has no more reach than reading the one descriptor and writing to the other.
+ */
+export const diskWorkerProfile: Profile = {
+  ...captureWorkerProfile,
+  name: 'disk-worker',
+  allowed: [...captureWorkerProfile.allowed, { why: 'moves data between files', calls: ['copy_file_range'] }],
+};

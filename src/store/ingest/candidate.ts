@@ -45,13 +45,13 @@ export function chooseCandidate(candidates: readonly Candidate[], select: string
   if (matching.length === 0) {
     const what =
       select === null ? 'Cannot find an image in the archive' : `Cannot find image ${JSON.stringify(select.slice(0, 300))} in the archive`;
-    throw new RootlayerError('E_NOT_FOUND', `${what}: it holds ${describe(candidates)}`);
+    throw new RootlayerError('E_NOT_FOUND', `${what}: it holds ${describeCandidates(candidates)}`);
   }
   const fitting = matching.filter((candidate) => candidate.platform === platform);
   const chosen = fitting.length > 0 ? fitting : matching;
   const [first] = chosen;
   if (first !== undefined && chosen.every((candidate) => candidate.digests[0] === first.digests[0])) return merged(first, chosen);
-  throw new RootlayerError('E_IMAGE_AMBIGUOUS', `Cannot choose an image of the archive: it holds ${describe(chosen)}`, {
+  throw new RootlayerError('E_IMAGE_AMBIGUOUS', `Cannot choose an image of the archive: it holds ${describeCandidates(chosen)}`, {
     hint: 'Choose one by its exact name:tag or digest.',
   });
 }
@@ -68,7 +68,8 @@ function merged(first: Candidate, all: readonly Candidate[]): Candidate {
   return { ...first, names, open: () => ({ ...first.open(), names }) };
 }
 
-function describe(candidates: readonly Candidate[]): string {
+/** Gives what there is to choose from, in words. */
+export function describeCandidates(candidates: readonly Candidate[]): string {
   if (candidates.length === 0) return 'none';
   const words = candidates.map(({ names, tags, digests, platform }) => {
     const label = names.length > 0 ? names.join(', ') : tags.length > 0 ? tags.join(', ') : (digests[0] ?? 'an image without a name');

@@ -1,8 +1,14 @@
 import { type ErrorCode, RootlayerError } from '../../core/errors.ts';
 import { escapeName } from '../../core/names.ts';
 
+/** Bounds of a path: its components, and the bytes of each and of all. */
+export type PathLimits = { readonly depth: number; readonly componentBytes: number; readonly pathBytes: number };
+
 /** Bounds of a path in a layer. Source: spec/threats.md A49; limits.h NAME_MAX and PATH_MAX. */
-export const PATH_LIMITS = { depth: 256, componentBytes: 255, pathBytes: 4095 } as const;
+export const PATH_LIMITS: PathLimits = { depth: 256, componentBytes: 255, pathBytes: 4095 };
+
+/** Bounds of a path in the result of a guest: what a capture takes, so that a micro-VM may leave what a namespace may. */
+export const RESULT_PATH_LIMITS: PathLimits = { depth: 32 * 1024, componentBytes: 255, pathBytes: 64 * 1024 };
 
 /** A path below a layer's root, split at its last component; both are views of the name it was read from. */
 export type EntryPath = {
@@ -20,18 +26,23 @@ const EMPTY = Buffer.alloc(0);
 
 /**
  * Reads a member's name, or the target of its hard link: leading and doubled slashes and `.` components do not count. Bytes are never
- * decoded. Throws `code` for an empty name, for `..` anywhere, and beyond {@link PATH_LIMITS}; `whose` names what the path belongs to,
- * for the message.
+ * decoded. Throws `code` for an empty name, for `..` anywhere, and beyond the limits; `whose` names what the path belongs to, for the
+ * message.
  */
-export function parseEntryPath(raw: Buffer, code: ErrorCode = 'E_ARCHIVE_PATH', whose: Buffer = raw): EntryPath {
+export function parseEntryPath(
+  raw: Buffer,
+  code: ErrorCode = 'E_ARCHIVE_PATH',
+  whose: Buffer = raw,
+  limits: PathLimits = PATH_LIMITS,
+): EntryPath {
   if (raw.length === 0) throw pathError(code, whose, 'its path is empty, want a name');
   let end = raw.length;
   while (end > 0 && raw[end - 1] === SLASH) end -= 1;
-  const scan = scanComponents(raw, end, code, whose);
+  const scan = scanComponents(raw, end, limits, (why) => pathError(code, whose, why));
   if (scan.depth === 0) return { parent: EMPTY, name: EMPTY, hasWhiteoutParent: false };
   const path = scan.isPlain ? raw.subarray(scan.start, end) : joinComponents(raw.subarray(0, end));
-  if (path.length > PATH_LIMITS.pathBytes) {
-    throw pathError(code, whose, `its path has ${path.length} bytes, want at most ${PATH_LIMITS.pathBytes}`);
+  if (path.length > limits.pathBytes) {
+    throw pathError(code, whose, `its path has ${path.length} bytes, want at most ${limits.pathBytes}`);
   }
   const slash = path.lastIndexOf(SLASH);
   return {
@@ -60,7 +71,7 @@ type Scan = {
   readonly hasWhiteoutParent: boolean;
 };
 
-function scanComponents(raw: Buffer, end: number, code: ErrorCode, whose: Buffer): Scan {
+function scanComponents(raw: Buffer, end: number, limits: PathLimits, refusal: (why: string) => RootlayerError): Scan {
   let depth = 0;
   let start = -1;
   let isPlain = true;
@@ -73,9 +84,9 @@ function scanComponents(raw: Buffer, end: number, code: ErrorCode, whose: Buffer
     if (length === 0 || (length === 1 && raw[from] === DOT)) {
       isPlain &&= start < 0;
     } else {
-      if (length === 2 && raw[from] === DOT && raw[from + 1] === DOT) throw pathError(code, whose, 'a component of its path is ".."');
-      if (length > PATH_LIMITS.componentBytes) {
-        throw pathError(code, whose, `a component of its path has ${length} bytes, want at most ${PATH_LIMITS.componentBytes}`);
+      if (length === 2 && raw[from] === DOT && raw[from + 1] === DOT) throw refusal('a component of its path is ".."');
+      if (length > limits.componentBytes) {
+        throw refusal(`a component of its path has ${length} bytes, want at most ${limits.componentBytes}`);
       }
       if (start < 0) start = from;
       depth += 1;
@@ -84,7 +95,7 @@ function scanComponents(raw: Buffer, end: number, code: ErrorCode, whose: Buffer
     }
     from = to + 1;
   }
-  if (depth > PATH_LIMITS.depth) throw pathError(code, whose, `its path has ${depth} components, want at most ${PATH_LIMITS.depth}`);
+  if (depth > limits.depth) throw refusal(`its path has ${depth} components, want at most ${limits.depth}`);
   return { depth, start, isPlain, hasWhiteoutParent: whiteouts > (isWhiteout ? 1 : 0) };
 }
 

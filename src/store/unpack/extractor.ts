@@ -25,10 +25,12 @@ import {
   type Stat,
   statAt,
   symlinkAt,
+  tryStatAt,
   unlinkAt,
   utimesAt,
 } from '../../host/libc.ts';
 import { type EntryPath, isWhiteoutName, PATH_LIMITS, parseEntryPath, pathError } from './entry-path.ts';
+import { type DirectoryAttributes, LowerTree } from './lower-tree.ts';
 import { ParentResolver } from './parent-resolver.ts';
 import { isNoDirectory, joinPath, type StagingDir, StagingDirs } from './staging-dirs.ts';
 import { WhiteoutLedger } from './whiteout-ledger.ts';
@@ -42,6 +44,18 @@ export type Extraction = {
   droppedXattrs: number;
   /** For people, one sentence each. */
   warnings: string[];
+};
+
+/** How an archive is extracted. */
+export type ExtractOptions = {
+  /** False leaves POSIX access control lists out. */
+  keepAcls: boolean;
+  /** The times that the root has in the end when no member is for it: the epoch (so that the day of unpacking shows nowhere), or its own. */
+  rootTimes: 'epoch' | 'own';
+  /** The merged base below the tree, with the ids of this process; null when it is not known or there is none. */
+  lowerFd: number | null;
+  /** A directory of the archive goes where a symlink of the base leads, if that is a directory, instead of hiding the symlink. */
+  followsLowerLinks: boolean;
 };
 
 /** Where the bytes of the present member go. */
@@ -71,7 +85,8 @@ export class Extractor implements TarHandler {
   readonly #dirs: StagingDirs;
   readonly #whiteouts = new WhiteoutLedger();
   readonly #parents: ParentResolver;
-  readonly #keepsAcls: boolean;
+  readonly #lower: LowerTree | null;
+  readonly #options: ExtractOptions;
   readonly #dropped = new DroppedXattrs();
   /** By real path: set last, since files made in a directory inherit from it. */
   readonly #defaultAcls = new Map<string, Xattr>();
@@ -80,14 +95,14 @@ export class Extractor implements TarHandler {
   #skippedAufs = 0;
   #file: OpenFile | null = null;
 
-  /**
-   * `stagingFd` stays the caller's. `keepAcls` false leaves POSIX access control lists out. `rootTimes` says which times the root has
-   * in the end when no member is for it: the epoch (so that the day of unpacking shows nowhere), or its own.
-   */
-  constructor(stagingFd: number, options: { keepAcls: boolean; rootTimes: 'epoch' | 'own' }) {
+  /** The descriptors stay the caller's. */
+  constructor(stagingFd: number, options: ExtractOptions) {
     this.#dirs = new StagingDirs(stagingFd, options.rootTimes);
-    this.#parents = new ParentResolver(this.#dirs, this.#whiteouts);
-    this.#keepsAcls = options.keepAcls;
+    this.#lower = options.lowerFd === null ? null : new LowerTree(options.lowerFd);
+    this.#parents = new ParentResolver(this.#dirs, this.#whiteouts, this.#lower, (dir, attributes) =>
+      this.#directoryMetadata(dir, attributes),
+    );
+    this.#options = options;
   }
 
   entry(entry: TarEntry): void {
@@ -206,8 +221,14 @@ export class Extractor implements TarHandler {
 
   #directory(entry: TarEntry, path: EntryPath): void {
     const parent = this.#parent(entry, path);
-    const dir = this.#enterOrMake(entry, path, parent);
-    this.#directoryMetadata(dir, entry);
+    this.#directoryMetadata(this.#behindLowerLink(entry, path, parent) ?? this.#enterOrMake(entry, path, parent), entry);
+  }
+
+  /** Null when the directory is to be made, or is there, under its own name. */
+  #behindLowerLink(entry: TarEntry, path: EntryPath, parent: StagingDir): StagingDir | null {
+    if (!this.#options.followsLowerLinks || tryStatAt(parent.fd, path.name) !== null) return null;
+    if (this.#lower?.isLinkToDirectory(parent.path, path.name) !== true) return null;
+    return this.#parents.resolve(Buffer.from(joinPath(parent, path.name), 'latin1'), entry.name);
   }
 
   #enterOrMake(entry: TarEntry, path: EntryPath, parent: StagingDir): StagingDir {
@@ -221,7 +242,7 @@ export class Extractor implements TarHandler {
     return this.#dirs.make(this.#remove(entry, path, found), path.name, entry.mode);
   }
 
-  #directoryMetadata(dir: StagingDir, entry: TarEntry): void {
+  #directoryMetadata(dir: StagingDir, entry: DirectoryAttributes): void {
     chownAt(dir.fd, EMPTY, entry.uid, entry.gid);
     chmodFd(dir.fd, entry.mode);
     dir.isSetgid = (entry.mode & 0o2000) !== 0;
@@ -229,7 +250,7 @@ export class Extractor implements TarHandler {
     dir.mtimeNsec = entry.mtimeNsec;
     this.#forgetDefaultAcl(dir.path);
     for (const xattr of entry.xattrs) {
-      if (judgeXattr(xattr.name) === 'default-acl' && this.#keepsAcls) this.#keepDefaultAcl(dir.path, xattr);
+      if (judgeXattr(xattr.name) === 'default-acl' && this.#options.keepAcls) this.#keepDefaultAcl(dir.path, xattr);
       else this.#xattr(dir.fd, entry, xattr);
     }
   }
@@ -272,7 +293,7 @@ export class Extractor implements TarHandler {
     const link = (): void => {
       // Opening one directory can close the other: the second round finds both open.
       this.#parent(entry, path);
-      const from = this.#dirs.at(target.parent);
+      const from = this.#linkParent(entry, target);
       const to = this.#parent(entry, path);
       linkAt(from.fd, target.name, to.fd, path.name);
     };
@@ -287,12 +308,17 @@ export class Extractor implements TarHandler {
     }
   }
 
+  /** Over no symlink; only over a base, whose symlinks the target's own member may have followed, as that member did. */
+  #linkParent(entry: TarEntry, target: EntryPath): StagingDir {
+    return this.#lower === null ? this.#dirs.at(target.parent) : this.#parents.resolve(target.parent, entry.name);
+  }
+
   #linkTarget(entry: TarEntry, target: EntryPath): Stat {
     const refuse = (why: string): RootlayerError =>
       pathError('E_ARCHIVE_LINK', entry.name, `its target "${escapeName(entry.linkName)}" ${why}, want a file that came before it`);
     let stat: Stat;
     try {
-      stat = statAt(this.#dirs.at(target.parent).fd, target.name);
+      stat = statAt(this.#linkParent(entry, target).fd, target.name);
     } catch (error) {
       if (isErrno(error, 'ENOENT')) throw refuse('is not in the layer');
       if (isNoDirectory(error)) throw refuse('leads over something that is no directory');
@@ -352,12 +378,12 @@ export class Extractor implements TarHandler {
     return this.#parent(entry, path);
   }
 
-  #xattr(fd: number, entry: TarEntry, xattr: Xattr): void {
+  #xattr(fd: number, entry: Pick<TarEntry, 'name'>, xattr: Xattr): void {
     const verdict = judgeXattr(xattr.name);
     if (verdict === 'refuse') {
       throw pathError('E_ARCHIVE_XATTR', entry.name, `it has the attribute "${escapeName(xattr.name)}", which no layer may set`);
     }
-    const isWanted = verdict === 'set' || (verdict === 'acl' && this.#keepsAcls);
+    const isWanted = verdict === 'set' || (verdict === 'acl' && this.#options.keepAcls);
     if (!isWanted || !applyXattr(fd, entry.name, xattr)) this.#dropped.add(xattr.name);
   }
 

@@ -2,6 +2,7 @@ import { escapeName } from '../../core/names.ts';
 import { isErrno } from '../../host/errno.ts';
 import { readlinkAt, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, statAt, unlinkAt } from '../../host/libc.ts';
 import { PATH_LIMITS, pathError } from './entry-path.ts';
+import type { DirectoryAttributes, LowerTree } from './lower-tree.ts';
 import { isNoDirectory, joinPath, type StagingDir, type StagingDirs } from './staging-dirs.ts';
 import type { WhiteoutLedger } from './whiteout-ledger.ts';
 
@@ -15,14 +16,26 @@ const IMPLICIT_MODE = 0o755;
  * Gives the directory that the entries of a path go into. Usually one openat2 that follows nothing; where the path leads over a symlink
  * of the same layer (`var/run -> /run`), the link is resolved below the layer's root, as chroot would, and directories that are missing
  * are made (mode 0755, root, mtime 0). A whiteout on the way gives way to a directory, which then hides what the whiteout hid.
+ *
+ * Over a known base, its symlinks are followed too, and a directory that is missing looks as the one of the base.
  */
 export class ParentResolver {
   readonly #dirs: StagingDirs;
   readonly #whiteouts: WhiteoutLedger;
+  readonly #lower: LowerTree | null;
+  readonly #giveAttributes: (dir: StagingDir, attributes: DirectoryAttributes) => void;
 
-  constructor(dirs: StagingDirs, whiteouts: WhiteoutLedger) {
+  /** `giveAttributes` is for directories that look as the base's; without a base (null) it is never called. */
+  constructor(
+    dirs: StagingDirs,
+    whiteouts: WhiteoutLedger,
+    lower: LowerTree | null,
+    giveAttributes: (dir: StagingDir, attributes: DirectoryAttributes) => void,
+  ) {
     this.#dirs = dirs;
     this.#whiteouts = whiteouts;
+    this.#lower = lower;
+    this.#giveAttributes = giveAttributes;
   }
 
   /** `member` is for messages. Throws `E_ARCHIVE_PATH` when something else than a directory is in the way, or links go in circles. */
@@ -69,7 +82,9 @@ export class ParentResolver {
     const type = typeAt(dir, name, member);
     if (type === S_IFDIR) return null;
     if (type === S_IFLNK) return readlinkAt(dir.fd, name);
-    if (type !== null && type !== S_IFCHR) {
+    const lower = type === null ? (this.#lower?.find(dir.path, name) ?? null) : null;
+    if (lower?.kind === 'symlink') return lower.target;
+    if ((type !== null && type !== S_IFCHR) || lower?.kind === 'other') {
       const parent = escapeName(Buffer.from(joinPath(dir, name), 'latin1'));
       throw pathError('E_ARCHIVE_PATH', member, `its parent "${parent}" is no directory`);
     }
@@ -77,8 +92,9 @@ export class ParentResolver {
       unlinkAt(dir.fd, name);
       this.#whiteouts.cover(joinPath(dir, name));
     }
-    this.#dirs.make(dir, name, IMPLICIT_MODE);
-    this.#dirs.implicit += 1;
+    const made = this.#dirs.make(dir, name, IMPLICIT_MODE);
+    if (lower === null) this.#dirs.implicit += 1;
+    else this.#giveAttributes(made, lower.attributes);
     return null;
   }
 }

@@ -70,7 +70,7 @@ export class StagingDirs {
    */
   at(path: Buffer): StagingDir {
     const key = path.toString('latin1');
-    return this.get(key) ?? this.#keep(openAt2(this.root.fd, path, O_RDONLY | O_DIRECTORY, STRICT), key);
+    return this.get(key) ?? this.#keep(openDirectory(this.root.fd, path), key);
   }
 
   /** An existing directory in another one. */
@@ -120,6 +120,30 @@ export class StagingDirs {
     this.#open.push(dir);
     this.#byPath.set(dir.path, dir);
     return dir;
+  }
+}
+
+/** Longest path in one call; PATH_MAX is 4096 with the NUL. */
+const MAX_CALL_PATH = 4000;
+const SLASH = 0x2f;
+
+/**
+ * Opens a directory at a path of any length below another one, under the rules of {@link STRICT}; an empty path is that directory itself. The caller
+ * closes the descriptor. Throws ENOENT, ENOTDIR or ELOOP when there is no such directory.
+ */
+export function openDirectory(rootFd: number, path: Buffer): number {
+  let fd = rootFd;
+  for (let start = 0; ; ) {
+    const isLast = path.length - start <= MAX_CALL_PATH;
+    const end = isLast ? path.length : path.lastIndexOf(SLASH, start + MAX_CALL_PATH);
+    const above = fd;
+    try {
+      fd = openAt2(above, end === 0 ? '.' : path.subarray(start, end), O_RDONLY | O_DIRECTORY, STRICT);
+    } finally {
+      if (above !== rootFd) close(above);
+    }
+    if (isLast) return fd;
+    start = end + 1;
   }
 }
 

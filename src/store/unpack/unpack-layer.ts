@@ -114,7 +114,8 @@ async function callWithZstd(worker: Worker, request: UnpackLayerRequest): Promis
   return answer;
 }
 
-function parseResult(answer: unknown): UnpackResult {
+/** The worker's answer to a request of either kind. Throws `E_WORKER` when it is none. */
+export function parseResult(answer: unknown): UnpackResult {
   const parsed = unpackResultSchema.safeParse(answer);
   if (parsed.success) return parsed.data;
   throw new RootlayerError('E_WORKER', 'Cannot unpack layer: the worker gave no valid answer', { cause: parsed.error });

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { layerCompressions } from '../../core/image.ts';
+import { contextTops } from './context-filter.ts';
 
 const GIB = 1024 * 1024 * 1024;
 
@@ -30,15 +31,16 @@ export type UnpackLimits = z.infer<typeof unpackLimitsSchema>;
 
 /**
  * A request to the worker. With it go the descriptors: the input (the blob, or for zstd a pipe), the staging directory, and for zstd
- * the blob.
+ * the blob, for a context perhaps the base below it.
  */
 export const unpackRequestSchema = z.strictObject({
+  kind: z.literal('layer').default('layer'),
   compression: z.enum(layerCompressions),
   /** Size of the blob. */
   blobBytes: z.int().min(0),
   limits: unpackLimitsSchema,
   /** Extracts only what is below this top directory of an uploaded context, with the directory taken off; null for a layer. */
-  context: z.enum(['copy', 'files']).nullable().default(null),
+  context: z.enum(contextTops).nullable().default(null),
 });
 
 /** See {@link unpackRequestSchema}. */
@@ -54,6 +56,8 @@ export const unpackResultSchema = z.strictObject({
   warnings: z.array(z.string().max(4096)).max(16),
   skippedDevices: z.int().min(0),
   droppedXattrs: z.int().min(0),
+  /** Top directories that the context has members in; none for a layer. */
+  tops: z.array(z.enum(contextTops)).max(contextTops.length),
 });
 
 /** See {@link unpackResultSchema}. */

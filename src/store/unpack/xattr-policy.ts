@@ -47,12 +47,18 @@ const MAX_NAMES = 16;
  * translated by the kernel like owners are, since the worker is root of the user namespace. Throws `E_LIMIT_XATTR` when it is too large
  * for the filesystem, `E_ARCHIVE_XATTR` when the kernel calls the value invalid.
  */
-export function applyXattr(fd: number, member: Buffer, { name, value }: Xattr): boolean {
+export function applyXattr(fd: number, member: Buffer, xattr: Xattr): boolean {
+  return applyXattrBy(({ name, value }) => setXattrFd(fd, name, value), member, xattr);
+}
+
+/** {@link applyXattr} for what has no descriptor: `set` is the call. */
+export function applyXattrBy(set: (xattr: Xattr) => void, member: Buffer, xattr: Xattr): boolean {
+  const { name, value } = xattr;
   const invalid = (): RootlayerError => pathError('E_ARCHIVE_XATTR', member, `its attribute "${escapeName(name)}" has no valid value`);
   // The kernel's word for another version is the one for a filesystem without lists.
   if (name.toString('latin1').startsWith(ACL_PREFIX) && !value.subarray(0, ACL_VERSION.length).equals(ACL_VERSION)) throw invalid();
   try {
-    setXattrFd(fd, name, value);
+    set(xattr);
     return true;
   } catch (error) {
     if (isErrno(error, 'EOPNOTSUPP')) return false;

@@ -84,7 +84,7 @@ export function extractBare(directory: string, tar: Buffer): void {
   makeStaging(directory, 0);
   const umask = process.umask(0);
   const stagingFd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
-  const extractor = new Extractor(stagingFd, { keepAcls: true, rootTimes: 'epoch' });
+  const extractor = new Extractor(stagingFd, { keepAcls: true, rootTimes: 'epoch', lowerFd: null, followsLowerLinks: false });
   try {
     const reader = new TarReader(extractor, { maxId: 65_535 });
     reader.write(tar);

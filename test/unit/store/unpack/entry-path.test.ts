@@ -1,5 +1,5 @@
 import t from 'tap';
-import { parseEntryPath } from '../../../../src/store/unpack/entry-path.ts';
+import { parseEntryPath, RESULT_PATH_LIMITS } from '../../../../src/store/unpack/entry-path.ts';
 
 function split(name: string): [parent: string, name: string, hasWhiteoutParent: boolean] {
   const path = parseEntryPath(Buffer.from(name, 'latin1'));
@@ -35,5 +35,14 @@ t.test('parseEntryPath() refuses what leads out or is too long, with the code as
       code: 'E_ARCHIVE_LINK',
       message: /member "l"/,
     });
+  }
+});
+
+t.test('parseEntryPath() takes other bounds', async (t) => {
+  const parse = (name: string): number =>
+    parseEntryPath(Buffer.from(name), 'E_ARCHIVE_PATH', Buffer.from(name), RESULT_PATH_LIMITS).parent.length;
+  t.equal(parse('d/'.repeat(32_768)), 65_533);
+  for (const name of ['d/'.repeat(32_769), 'n'.repeat(256), `${`${'n'.repeat(255)}/`.repeat(256)}n`, 'd/../d']) {
+    t.throws(() => parse(name), { code: 'E_ARCHIVE_PATH' }, name.slice(0, 20));
   }
 });

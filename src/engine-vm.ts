@@ -1,0 +1,103 @@
+import { randomBytes } from 'node:crypto';
+import { closeSync, openSync, unlinkSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Scope } from './core/scope.ts';
+import { type DiskStore, Disks } from './erofs/disks.ts';
+import { diskWorkerKind, makeDisk } from './erofs/make-disk.ts';
+import { AGENT, buildGuestImage } from './guest/guest-image.ts';
+import { findKernel } from './guest/kernel.ts';
+import type { CgroupManager } from './host/cgroup.ts';
+import { startWorker, type Worker } from './host/worker.ts';
+import type { VmReadiness } from './isolation/choose.ts';
+import { vmCgroupLimits } from './isolation/vm/machine.ts';
+import { VirtualMachines } from './isolation/vm/machines.ts';
+import { vmReadiness } from './isolation/vm/readiness.ts';
+import type { VmSeat } from './isolation/vm/types.ts';
+import type { RangeLease, VmParts } from './job/runner.ts';
+import type { OverlayMounter } from './overlay/mounter.ts';
+import { unpackResult } from './store/unpack/unpack-result.ts';
+
+/** What virtual machines are put together from. */
+export type EngineVmParts = {
+  /** Keeps QEMU's files, the guest image and saved states. */
+  directory: string;
+  cgroups: CgroupManager;
+  takeRange(signal: AbortSignal): Promise<RangeLease>;
+  mounter: OverlayMounter;
+  /** Where images of layers are kept. */
+  disks: DiskStore;
+  /** Throws when the disk has no room for an image. */
+  checkSpace(): void;
+};
+
+/** Virtual machines as the engine uses them. */
+export type EngineVm = { machines: VirtualMachines; parts: VmParts; readiness(): VmReadiness };
+
+/** Puts the virtual machines of an engine together. Nothing is looked for, or made, before the first job that wants one. */
+export function assembleVm(parts: EngineVmParts, scope: Scope): EngineVm {
+  const { directory } = parts;
+  const machines = scope.use(
+    VirtualMachines.open({
+      directory,
+      findGuest: async (signal) =>
+        await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(directory, 'guest') }, signal),
+      takeSeat: async (limits, signal) => await takeSeat(parts, limits, signal),
+    }),
+  );
+  const disks = new Disks({ store: parts.disks, mounter: parts.mounter, takeWorker: takeDiskWorker, checkSpace: parts.checkSpace });
+  return {
+    machines,
+    readiness: () => vmReadiness(directory, () => findKernel()),
+    parts: {
+      cgroupLimits: vmCgroupLimits,
+      openDisks: async (layers, plainFd, progress, signal) => await disks.open(layers, plainFd, progress, signal),
+      packDisk: async (root, label, signal) => await packDisk(directory, root, label, signal),
+      start: (job, signal) => machines.start(job, signal),
+      unpackResult: async (tarFd, upper, { maps }, progress, signal) =>
+        (await unpackResult({ tarFd, upper, uidBase: maps.base, progress, signal })).warnings,
+    },
+  };
+}
+
+async function takeDiskWorker(signal: AbortSignal): Promise<Worker> {
+  return await startWorker(diskWorkerKind, [], signal);
+}
+
+/** An image without a name, open for reading. */
+async function packDisk(directory: string, root: number, label: string, signal: AbortSignal): Promise<number> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const path = join(directory, `files-${label}.img`);
+  const output = openSync(path, 'wx', 0o600);
+  try {
+    await using worker = await takeDiskWorker(signal);
+    await makeDisk(worker, { root, output }, {}, null, signal);
+    return openSync(path, 'r');
+  } finally {
+    closeSync(output);
+    unlinkSync(path);
+  }
+}
+
+/** A place for the machine that a state is saved from: ids and a control group that no job has. */
+async function takeSeat(
+  { cgroups, takeRange }: EngineVmParts,
+  limits: { memoryBytes: number; pids: number; cpus: number },
+  signal: AbortSignal,
+): Promise<VmSeat> {
+  const range = await takeRange(signal);
+  try {
+    const cgroup = cgroups.create(`vm-${randomBytes(4).toString('hex')}`, limits);
+    return {
+      uid: range.maps.base,
+      cgroup,
+      [Symbol.asyncDispose]: async () => {
+        await cgroup[Symbol.asyncDispose]();
+        await range[Symbol.asyncDispose]();
+      },
+    };
+  } catch (error) {
+    await range[Symbol.asyncDispose]();
+    throw error;
+  }
+}

@@ -1,0 +1,212 @@
+import { createHash } from 'node:crypto';
+import { closeSync, constants, fchmodSync, fsyncSync, openSync } from 'node:fs';
+import { mkdir, open, readdir, rename, rm, stat, unlink, utimes } from 'node:fs/promises';
+import { join } from 'node:path';
+import { deferred } from '../../core/deferred.ts';
+import { toRootlayerError } from '../../core/errors.ts';
+import { Deadline, type Step } from './deadlines.ts';
+import { type Acceleration, qemuCommand, readTscKhz, type VmShape, vmSeatLimits } from './machine.ts';
+import { MachineLink, type VmHost } from './machine-link.ts';
+import { Monitor } from './monitor.ts';
+import type { SavedState } from './session.ts';
+import type { GuestEvent } from './stream-reader.ts';
+import type { VmOptions, VmSeat } from './types.ts';
+
+const MIB = 1024 * 1024;
+/** As many are kept as one machine's jobs are likely to need; each takes some 80 MiB. */
+const KEPT = 8;
+/** A state that fails so often in a row is made anew. */
+const MAX_FAILURES = 2;
+
+/** What the states of an engine depend on. */
+export type TemplateParts = {
+  host: VmHost;
+  guestDigest: string;
+  /** What else makes a state invalid: for KVM, the processor and the kernel of the host. */
+  hostKey: string;
+  takeSeat: VmOptions['takeSeat'];
+  stepMs(step: Step): number;
+};
+
+/**
+ * States of guests that have booted and wait for a job, saved once and restored for each job. A file is whole or not there; only root can write
+ * it, and what it depends on is in its name.
+ */
+export class Templates {
+  readonly #directory: string;
+  readonly #parts: TemplateParts;
+  readonly #making = new Map<string, Promise<void>>();
+  readonly #failures = new Map<string, number>();
+
+  constructor(directory: string, parts: TemplateParts) {
+    this.#directory = join(directory, 'templates');
+    this.#parts = parts;
+  }
+
+  /** Makes the state for a shape unless it is there; whoever asks meanwhile waits for the same. Throws why the guest does not boot or cannot be saved. */
+  async ensure(shape: VmShape, acceleration: Acceleration, bootMs: number | null, signal: AbortSignal): Promise<void> {
+    const key = this.#key(shape, acceleration);
+    const path = join(this.#directory, key);
+    if (await exists(path)) return;
+    let making = this.#making.get(key);
+    if (making === undefined) {
+      making = this.#make(path, shape, acceleration, bootMs, signal).finally(() => this.#making.delete(key));
+      this.#making.set(key, making);
+    }
+    await making;
+  }
+
+  /** Gives the state for a shape, made if need be; null when it cannot be made: then a guest must boot. */
+  async open(shape: VmShape, acceleration: Acceleration, signal: AbortSignal): Promise<SavedState | null> {
+    const key = this.#key(shape, acceleration);
+    const path = join(this.#directory, key);
+    try {
+      await this.ensure(shape, acceleration, null, signal);
+      const now = new Date();
+      await utimes(path, now, now);
+      const fd = openSync(path, constants.O_RDONLY);
+      return { fd, close: () => closeSync(fd), worked: () => this.#failures.delete(key), failed: () => this.#failed(key, path) };
+    } catch (error) {
+      signal.throwIfAborted();
+      // The guest itself may boot all the same; if it does not, the job tells why.
+      toRootlayerError(error);
+      return null;
+    }
+  }
+
+  #failed(key: string, path: string): void {
+    const failures = (this.#failures.get(key) ?? 0) + 1;
+    this.#failures.set(key, failures);
+    if (failures < MAX_FAILURES) return;
+    this.#failures.delete(key);
+    rm(path, { force: true }).catch(() => {}); // the next failure tries again
+  }
+
+  /** The name tells all that a state depends on. */
+  #key(shape: VmShape, acceleration: Acceleration): string {
+    const { host, guestDigest, hostKey } = this.#parts;
+    const fds = { control: 0, disks: Array<number>(shape.slots).fill(0), qmp: null };
+    const command = qemuCommand(shape, acceleration, fds, { kind: 'boot', tscKhz: readTscKhz() });
+    const depends = JSON.stringify([host.jail.key, guestDigest, command, acceleration === 'kvm' ? hostKey : '']);
+    return createHash('sha256').update(depends).digest('hex').slice(0, 32);
+  }
+
+  async #make(path: string, shape: VmShape, acceleration: Acceleration, bootMs: number | null, signal: AbortSignal): Promise<void> {
+    await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    const limits = vmSeatLimits(shape);
+    await using seat = await this.#parts.takeSeat(limits, signal);
+    const temporary = `${path}.${process.pid}.new`;
+    const file = await open(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    try {
+      await this.#bootAndSave(file.fd, shape, acceleration, bootMs, seat, signal);
+      fchmodSync(file.fd, 0o400);
+      await file.sync();
+      await rename(temporary, path);
+      syncDirectory(this.#directory);
+    } catch (error) {
+      await unlink(temporary).catch(() => {});
+      throw error;
+    } finally {
+      await file.close();
+    }
+    await this.#collect();
+  }
+
+  async #bootAndSave(
+    fd: number,
+    shape: VmShape,
+    acceleration: Acceleration,
+    bootMs: number | null,
+    seat: VmSeat,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const ready = deferred<void>();
+    const { host, stepMs } = this.#parts;
+    await using scratch = await openScratch(this.#directory);
+    const link = new MachineLink(
+      host,
+      {
+        shape,
+        acceleration,
+        seat,
+        diskFds: [scratch.fd],
+        stateFd: null,
+        fileSizeBytes: (shape.ramMib * 2 + 256) * MIB,
+        hasMonitor: true,
+      },
+      (events) => {
+        if (isReady(events)) ready.resolve();
+      },
+    );
+    const monitor = new Monitor(link.takeMonitor());
+    using deadline = new Deadline((error) => link.fail(error));
+    const onAbort = (): void => link.fail(toRootlayerError(signal.reason));
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      if (signal.aborted) onAbort();
+      deadline.begin('answer', bootMs ?? stepMs('boot'));
+      throwIfError(await Promise.race([link.failed, ready.promise]));
+      deadline.begin('get saved', stepMs('save'));
+      const saved = monitor.open().then(async () => await monitor.saveState(fd, signal));
+      throwIfError(await Promise.race([saved, link.failed]));
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+      monitor.close();
+      link.end();
+      await link.gone;
+    }
+  }
+
+  /** The least recently used go, and what a process left behind that ended while it made one. */
+  async #collect(): Promise<void> {
+    const names = await readdir(this.#directory);
+    const found = await Promise.all(names.map(async (name) => await describe(join(this.#directory, name))));
+    const byUse = found.flatMap((file) => file ?? []).sort((a, b) => b.usedMs - a.usedMs);
+    const stale = byUse.filter((file, index) => (file.isNew ? Date.now() - file.usedMs > STALE_MS : index >= KEPT));
+    for (const { path } of stale) await rm(path, { force: true });
+  }
+}
+
+const STALE_MS = 3600_000;
+
+type StateFile = { path: string; usedMs: number; isNew: boolean };
+
+async function describe(path: string): Promise<StateFile | null> {
+  try {
+    return { path, usedMs: (await stat(path)).mtimeMs, isNew: path.endsWith('.new') };
+  } catch {
+    return null; // another process has removed it
+  }
+}
+
+function isReady(events: Iterable<GuestEvent>): boolean {
+  let ready = false;
+  for (const event of events) ready = event.kind === 'ready';
+  return ready;
+}
+
+function throwIfError(result: unknown): void {
+  if (result !== undefined) throw result;
+}
+
+/** The first disk of each machine can be written: this one is thrown away. */
+async function openScratch(directory: string): Promise<{ fd: number } & AsyncDisposable> {
+  const path = join(directory, `scratch.${process.pid}.${Math.random().toString(16).slice(2)}.new`);
+  const file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
+  await unlink(path);
+  await file.truncate(MIB);
+  return { fd: file.fd, [Symbol.asyncDispose]: async () => await file.close() };
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return (await describe(path)) !== null;
+}

@@ -1,0 +1,76 @@
+import { execFileSync } from 'node:child_process';
+import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type { Test } from 'tap';
+import type { Session } from '../../src/api/session.ts';
+import type { ImageFile } from '../../src/recipe/image-file.ts';
+import type { RecipeContext } from '../../src/recipe/recipe-context.ts';
+
+/** What other programs make of an image: its config as skopeo reads it, and its root directory as umoci unpacks it. */
+export type Judged = { readonly config: ImageDocument; readonly names: readonly string[]; readonly rootfs: string };
+
+/** The members of an image config that tests look at. */
+export type ImageDocument = {
+  created: string;
+  architecture: string;
+  os: string;
+  config: { Env?: string[]; Cmd?: string[]; User?: string } & Record<string, unknown>;
+  rootfs: { diff_ids: string[] };
+  history: { created: string; comment?: string }[];
+};
+
+/** The programs that {@link judgeArchive} needs; give them to `requires`, with `root` for the owners of files. */
+export const JUDGES = ['skopeo', 'umoci', 'podman'] as const;
+
+/**
+ * Has a docker-archive read by three programs that share no code with ours: podman loads it, `skopeo inspect` reads its config, umoci unpacks it. `which` is
+ * one name:tag of several. Throws when one of them refuses.
+ */
+export function judgeArchive(t: Test, file: string, which?: string): Judged {
+  const dir = temporary(t);
+  const source = `docker-archive:${file}${which === undefined ? '' : `:${which}`}`;
+  const config = JSON.parse(run('skopeo', ['inspect', '--config', source])) as ImageDocument;
+  run('skopeo', ['copy', '-q', source, `oci:${dir}/oci:judged`]);
+  run('umoci', ['unpack', '--image', `${dir}/oci:judged`, `${dir}/bundle`]);
+  return { config, names: loadedNames(dir, file), rootfs: path.join(dir, 'bundle/rootfs') };
+}
+
+/** Writes an image to a file of a temporary directory, which goes with the test. */
+export async function writeImage(t: Test, image: ImageFile): Promise<string> {
+  const file = path.join(temporary(t), image.fileName);
+  await pipeline(image.open(new AbortController().signal), createWriteStream(file));
+  return file;
+}
+
+/** A context for functions that run scripts by this session; the lines they show are kept. */
+export function contextWith(session: Session): RecipeContext & { notes: string[] } {
+  const notes: string[] = [];
+  return {
+    notes,
+    note: (line) => notes.push(line),
+    progress: () => {},
+    signal: new AbortController().signal,
+    session: async () => session,
+  };
+}
+
+/** A temporary directory that goes with the test. */
+export function temporary(t: Test): string {
+  const dir = mkdtempSync(path.join(tmpdir(), 'judged-'));
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+/** The names under which podman has loaded the images, without the registry that it makes up. */
+function loadedNames(dir: string, file: string): string[] {
+  mkdirSync(`${dir}/podman`);
+  const options = ['--root', `${dir}/podman/root`, '--runroot', `${dir}/podman/run`, '--storage-driver', 'vfs'];
+  const printed = run('podman', [...options, 'load', '-q', '-i', file]);
+  return [...printed.matchAll(/^Loaded image: (?:localhost\/)?(\S+)$/gm)].map(([, name = '']) => name);
+}
+
+function run(program: string, args: readonly string[]): string {
+  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 64 * 1024 * 1024 });
+}
