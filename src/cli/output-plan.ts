@@ -69,7 +69,8 @@ function plan<F extends string>(out: string, format: F, wasGuessed: boolean): Ou
   return { target: wantsDirectory ? directoryTarget(out) : fileTarget(out), format, wasGuessed };
 }
 
-function fileTarget(out: string): Target {
+/** Gives where a file goes. Throws `E_USAGE` for a directory, and where nothing can be written. */
+export function fileTarget(out: string): Target {
   const stat = statIfThere(out);
   if (out.endsWith('/') || stat?.isDirectory()) throw refuse(out, 'it is a directory, want a file for this format');
   // Renaming over it would replace the device by a file.
@@ -80,7 +81,8 @@ function fileTarget(out: string): Target {
   return { kind: 'file', path: file };
 }
 
-function directoryTarget(out: string): Target {
+/** Gives where a directory goes: it is not there yet, or empty. Throws `E_USAGE`. */
+export function directoryTarget(out: string): Target {
   const dir = path.resolve(out);
   const stat = lstatSync(dir, { throwIfNoEntry: false });
   if (stat !== undefined && !stat.isDirectory()) throw refuse(out, 'it is there and is no directory');

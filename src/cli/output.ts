@@ -23,9 +23,15 @@ export class Output {
   #lastProgressMs = 0;
   /** The log ended within a line: what follows on a terminal begins a new one. */
   #isMidLine = false;
+  #lineEnd: '\n' | '\r\n' = '\n';
 
   constructor(options: OutputOptions) {
     this.#options = options;
+  }
+
+  /** A terminal that shows bytes as they are needs a carriage return at the end of a line. */
+  endLinesWith(lineEnd: '\n' | '\r\n'): void {
+    this.#lineEnd = lineEnd;
   }
 
   /** Prints what a script printed: standard output to standard output, standard error to standard error. */
@@ -56,7 +62,7 @@ export class Output {
   note(line: string): void {
     this.#clearProgress();
     this.#startLine();
-    process.stderr.write(`${printable(line)}\n`);
+    process.stderr.write(`${printable(line)}${this.#lineEnd}`);
   }
 
   /** Takes the line of progress away. */
@@ -65,7 +71,7 @@ export class Output {
   }
 
   #startLine(): void {
-    if (this.#isMidLine && process.stderr.isTTY) process.stderr.write('\n');
+    if (this.#isMidLine && process.stderr.isTTY) process.stderr.write(this.#lineEnd);
     this.#isMidLine = false;
   }
 

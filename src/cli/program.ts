@@ -18,8 +18,12 @@ const COMMANDS: Record<string, Entry> = {
     says: 'run a script on a base image and get the layer',
     load: async (outcome) => (await import('./commands/run.ts')).runCommand(outcome),
   },
+  build: {
+    says: 'make an image by a recipe',
+    load: async (outcome) => (await import('./commands/build.ts')).buildCommand(outcome),
+  },
   image: {
-    says: 'import, list, inspect, export and remove images',
+    says: 'import, pull, merge, list, inspect, export and remove images',
     load: async () => (await import('./commands/image.ts')).imageCommand(),
   },
   job: {
@@ -27,6 +31,11 @@ const COMMANDS: Record<string, Entry> = {
     load: async (outcome) => (await import('./commands/job.ts')).jobCommand(outcome),
   },
   layer: { says: 'look into a layer file', load: async () => (await import('./commands/layer.ts')).layerCommand() },
+  bundle: {
+    says: 'make an OCI runtime bundle, which runc and others run',
+    load: async () => (await import('./commands/bundle.ts')).bundleCommand(),
+  },
+  vm: { says: 'make what virtual machines boot from', load: async () => (await import('./commands/vm.ts')).vmCommand() },
   doctor: {
     says: 'check what this machine offers',
     load: async (outcome) => (await import('./commands/doctor.ts')).doctorCommand(outcome),

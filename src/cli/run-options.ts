@@ -9,6 +9,7 @@ import { type BaseSource, parseBaseSource } from './base-source.ts';
 import { type ContextItem, parseCopy, parseFile } from './context-tar.ts';
 import { type OutputPlan, planResult, type ResultFormat } from './output-plan.ts';
 import type { SessionOptions } from './session.ts';
+import { requireTerminal, terminalSize } from './terminal.ts';
 
 /** The options of `run` as the command line has them. */
 export type RunOptions = SessionOptions & {
@@ -36,6 +37,7 @@ export type RunOptions = SessionOptions & {
   keepImage: boolean;
   detach?: boolean;
   raw?: boolean;
+  tty?: boolean;
   compat: string;
   json?: boolean;
 };
@@ -67,6 +69,7 @@ export async function planRun(options: RunOptions): Promise<RunPlan> {
   if (options.format !== undefined && options.output === undefined) {
     throw new RootlayerError('E_USAGE', `Cannot use --format ${options.format} without --output`, { hint: 'say where to with -o OUT' });
   }
+  if (options.tty) checkTerminal(options);
   return {
     source: parseBaseSource(options.from),
     select: options.select ?? null,
@@ -76,14 +79,27 @@ export async function planRun(options: RunOptions): Promise<RunPlan> {
       script: readScript(options.script).toString('base64'),
       isolation: oneOf('--isolation', options.isolation, ISOLATIONS),
       network: oneOf('--network', options.network, NETWORKS),
-      env: parseEnv(options.env),
+      env: { ...(options.tty ? terminalEnv() : {}), ...parseEnv(options.env) },
       limits: await parseLimits(options),
       sourceDateEpoch: parseEpoch(options.sourceDateEpoch),
       name: options.name ?? null,
       config: options.config === undefined ? null : parseConfig(options.config),
       compat: oneOf('--compat', options.compat, COMPATS),
+      terminal: options.tty ? terminalSize() : null,
     },
   };
+}
+
+/** A job that is left to itself needs nobody at its terminal yet. */
+function checkTerminal(options: RunOptions): void {
+  if (options.script === '-') throw new RootlayerError('E_USAGE', 'Cannot use --tty with --script "-": standard input cannot be both');
+  if (!options.detach) requireTerminal('--tty');
+}
+
+/** What kind of terminal it is. */
+function terminalEnv(): Record<string, string> {
+  const term = process.env['TERM'] ?? '';
+  return term === '' ? {} : { TERM: term };
 }
 
 /** The script's bytes; `-` is standard input. */

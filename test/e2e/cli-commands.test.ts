@@ -55,20 +55,19 @@ t.test('image imports, lists, inspects, exports and removes', async (t) => {
   t.match((await run(daemon, ['image', 'import', 'none.tar'])).stderr, /there is no such file or OCI layout/);
 });
 
-t.test('layer tarsum and ls read plain and gzip tars', async (t) => {
+t.test('layer tarsum and ls read plain, gzip and zstd tars', async (t) => {
   const daemon = await startFakeDaemon(t);
   const out = path.join(daemon.dir, 'o.tar');
   const summary = JSON.parse((await runScript(daemon, 'echo hi', '-o', out, '--json')).stdout);
   await runScript(daemon, 'echo hi', '-o', `${out}.gz`, '--format', 'tar.gz');
   await runScript(daemon, 'echo hi', '-o', `${out}.zst`, '--format', 'tar.zst');
-  for (const file of [out, `${out}.gz`]) {
+  for (const file of [out, `${out}.gz`, `${out}.zst`]) {
     t.equal((await run(daemon, ['layer', 'tarsum', file])).stdout, `${summary.layer.tarsum}\n`);
     t.match((await run(daemon, ['layer', 'ls', file])).stdout, /^-0644 0:0 +3 1970-01-01T00:00:00Z out\.txt\n$/);
   }
   t.match(JSON.parse((await run(daemon, ['layer', 'ls', out, '--json'])).stdout), {
     entries: [{ name: 'out.txt', type: 'file', size: 3 }],
   });
-  t.match((await run(daemon, ['layer', 'ls', `${out}.zst`])).stderr, /it is zstd.*\nrootlayer: hint: zstd -dc/);
   writeFileSync(out, readFileSync(out).subarray(0, 600));
   t.match((await run(daemon, ['layer', 'ls', out])).stderr, /^rootlayer: .*ends/);
   t.match((await run(daemon, ['layer', 'tarsum', '/nonexistent'])).stderr, /^rootlayer: Cannot read layer "\/nonexistent": ENOENT/);
@@ -99,6 +98,9 @@ t.test('every command has a help text with an example', async (t) => {
     'image ls',
     'image inspect',
     'image export',
+    'image merge',
+    'image pull',
+    'bundle',
     'image rm',
   ]
     .concat(['job ls', 'job show', 'job logs', 'job get', 'job cancel', 'job rm', 'layer tarsum', 'layer ls'])

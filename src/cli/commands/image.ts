@@ -8,9 +8,10 @@ import { formatBytes, formatTable, Output, print, printJson } from '../output.ts
 import { planExport } from '../output-plan.ts';
 import { saveImage } from '../save-result.ts';
 import { addSessionOptions, type SessionOptions, withSession } from '../session.ts';
+import { exportRootfs, mergeCommand, pullCommand } from './image-files.ts';
 
 type ImportOptions = SessionOptions & { name?: string; select?: string; shared?: boolean; json?: boolean };
-type ExportOptions = SessionOptions & { output: string; format: string; json?: boolean };
+type ExportOptions = SessionOptions & { output: string; format: string; compat?: string; json?: boolean };
 type JsonOption = SessionOptions & { json?: boolean };
 
 export function imageCommand(): Command {
@@ -19,6 +20,8 @@ export function imageCommand(): Command {
     .addCommand(lsCommand())
     .addCommand(inspectCommand())
     .addCommand(exportCommand())
+    .addCommand(mergeCommand())
+    .addCommand(pullCommand())
     .addCommand(rmCommand())
     .addHelpText('after', '\nExample:\n  rootlayer image import --name debian:bookworm debian.tar');
 }
@@ -95,9 +98,10 @@ function inspectCommand(): Command {
 function exportCommand(): Command {
   const command = new Command('export')
     .description('write an image as an archive or a layout, or its merged root as a tar')
-    .argument('<image>', 'name:tag or digest')
+    .argument('<image>', 'name:tag or digest; for a rootfs-tar also the path of an archive or OCI layout')
     .requiredOption('-o, --output <out>', 'where it goes; "-" is standard output')
     .option('--format <format>', 'docker-archive, oci-archive, oci-dir or rootfs-tar', 'docker-archive')
+    .option('--compat <seed>', 'of a path: the bytes that dockerTools would give')
     .option('--json', 'print digest and size as JSON');
   return addSessionOptions(command)
     .addHelpText('after', '\nExample:\n  rootlayer image export debian:bookworm --format oci-dir -o debian/')
@@ -106,6 +110,16 @@ function exportCommand(): Command {
 
 async function exportImage(ref: string, options: ExportOptions): Promise<void> {
   const plan = planExport(options.output, options.format);
+  const source = parseBaseSource(ref);
+  if (source.kind !== 'stored') {
+    if (plan.format !== 'rootfs-tar') {
+      throw new RootlayerError('E_USAGE', `Cannot export the file ${JSON.stringify(ref)} as ${plan.format}: want --format rootfs-tar`, {
+        hint: 'import it, and export it by its name',
+      });
+    }
+    await exportRootfs(source.path, plan.target, options);
+    return;
+  }
   const interrupts = listenForInterrupts();
   const output = new Output({ keepsStdout: true, raw: false });
   try {

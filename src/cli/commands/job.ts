@@ -1,17 +1,21 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
-import { parseJobId } from '../../core/ids.ts';
+import type { Session } from '../../api/session.ts';
+import { type JobId, parseJobId } from '../../core/ids.ts';
 import type { JobRecord } from '../../core/job.ts';
-import { exitStatusOf } from '../exit-status.ts';
-import { followJob, show } from '../follow.ts';
+import { EXIT_CANCELLED, exitStatusOf } from '../exit-status.ts';
+import { followJob, followLinked, show } from '../follow.ts';
 import { listenForInterrupts } from '../interrupts.ts';
 import { formatBytes, formatTable, Output, print, printJson, whenDrained } from '../output.ts';
 import { planResult } from '../output-plan.ts';
 import type { Outcome } from '../program.ts';
 import { saveResult } from '../save-result.ts';
 import { addSessionOptions, type SessionOptions, withSession } from '../session.ts';
+import { requireTerminal, TerminalLink } from '../terminal.ts';
 
 type JsonOption = SessionOptions & { json?: boolean };
 type LogsOptions = SessionOptions & { follow?: boolean; raw?: boolean };
+type AttachOptions = SessionOptions & { replay: boolean };
 type GetOptions = SessionOptions & { output: string; format?: string; json?: boolean };
 
 export function jobCommand(outcome: Outcome): Command {
@@ -19,6 +23,7 @@ export function jobCommand(outcome: Outcome): Command {
     .addCommand(lsCommand())
     .addCommand(showCommand())
     .addCommand(logsCommand(outcome))
+    .addCommand(attachCommand(outcome))
     .addCommand(getCommand())
     .addCommand(cancelCommand())
     .addCommand(rmCommand())
@@ -80,6 +85,78 @@ async function printLog(id: string, options: LogsOptions): Promise<number> {
     }
     return 0;
   });
+}
+
+function attachCommand(outcome: Outcome): Command {
+  const command = new Command('attach')
+    .description("join this terminal with a job's: show what it printed so far, then type at it; ctrl-p ctrl-q leaves")
+    .argument('<id>', 'id of the job')
+    .option('--no-replay', 'leave out what it printed so far');
+  return addSessionOptions(command)
+    .addHelpText('after', '\nExample:\n  rootlayer job attach 0123456789abcdef0123456789abcdef')
+    .action(async (id: string, options: AttachOptions) => {
+      outcome.exitStatus = await attach(parseJobId(id), options);
+    });
+}
+
+/** A terminal answers questions that a log asks (which kind it is, where its cursor is) within this time. */
+const ANSWER_MS = 100;
+
+/** An interrupt ends the command, not the job. */
+async function attach(id: JobId, options: AttachOptions): Promise<number> {
+  requireTerminal('job attach');
+  const output = new Output({ keepsStdout: false, raw: true });
+  const interrupts = listenForInterrupts();
+  try {
+    return await withSession(options, async (session) => {
+      const link = new TerminalLink(session, id, { output, canDetach: true, hasTerminal: false });
+      const signal = AbortSignal.any([interrupts.signal, link.left]);
+      const job = await followAttached(session, id, options, { output, link, signal });
+      output.end();
+      if (job === null) output.note(`rootlayer: left the job to the daemon; come back with "rootlayer job attach ${id}"`);
+      else if (job.error !== null) output.note(`rootlayer: ${job.error.message}`);
+      if (job !== null) return exitStatusOf(job);
+      return interrupts.signal.aborted ? EXIT_CANCELLED : 0;
+    });
+  } finally {
+    interrupts.stop();
+  }
+}
+
+type Attached = { output: Output; link: TerminalLink; signal: AbortSignal };
+
+/** What was printed before is shown with the terminal muted, so that its answers do not reach the script. */
+async function followAttached(
+  session: Session,
+  id: JobId,
+  { replay }: AttachOptions,
+  { output, link, signal }: Attached,
+): Promise<JobRecord | null> {
+  try {
+    const isRunning = (await session.getJob(id)).state === 'running';
+    if (isRunning) {
+      link.mute();
+      await link.open();
+    }
+    let from = 1;
+    for await (const event of session.events(id, 1, false, signal)) {
+      from = event.n + 1;
+      if (!isRunning) await link.watch(event);
+      if (replay) show(event, output);
+      await whenDrained();
+    }
+    if (isRunning) {
+      if (replay) await sleep(ANSWER_MS, undefined, { signal });
+      else await link.redraw();
+      link.unmute();
+    }
+    return await followLinked(session, id, output, link, signal, from);
+  } catch (error) {
+    if (signal.aborted) return null;
+    throw error;
+  } finally {
+    link.close();
+  }
 }
 
 function getCommand(): Command {

@@ -1,14 +1,13 @@
 import { createReadStream } from 'node:fs';
 import process from 'node:process';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { createGunzip } from 'node:zlib';
+import type { Readable } from 'node:stream';
 import { Command } from 'commander';
 import { RootlayerError } from '../../core/errors.ts';
 import { escapeName } from '../../core/names.ts';
 import type { TarEntry, TarType } from '../../core/tar/entry.ts';
 import { TarReader } from '../../core/tar/reader.ts';
-import { parseTarsumLabel, tarsumOf } from '../../core/tarsum.ts';
+import { parseTarsumLabel, TARSUM_HASHES, TARSUM_VERSIONS, type TarsumOptions, tarsumOf, tarsumVersionOf } from '../../core/tarsum.ts';
+import { plainTar } from '../../recipe/tarsum-stream.ts';
 import { print, printJson } from '../output.ts';
 
 export function layerCommand(): Command {
@@ -21,22 +20,31 @@ export function layerCommand(): Command {
 function tarsumCommand(): Command {
   return new Command('tarsum')
     .description('print the tarsum of a layer: for comparing, not for security')
-    .argument('<file>', 'a tar, plain or gzip; "-" is standard input')
-    .option('--label <label>', 'version and hash', 'tarsum.v1+sha256')
+    .argument('<file>', 'a tar, plain, gzip or zstd; "-" is standard input')
+    .option('--label <label>', `version and hash: ${TARSUM_VERSIONS.join(', ')}, "+", and sha256 or sha512`, 'tarsum.v1+sha256')
+    .option('--hash <hash>', `instead of the label's: ${TARSUM_HASHES.join(', ')}`)
     .option('--json', 'print it as JSON')
     .addHelpText('after', '\nExample:\n  rootlayer layer tarsum layer.tar')
-    .action(async (file: string, options: { label: string; json?: boolean }) => {
-      const label = parseTarsumLabel(options.label);
-      const tarsum = await tarsumOf(openLayer(file), label);
+    .action(async (file: string, options: { label: string; hash?: string; json?: boolean }) => {
+      const tarsum = await tarsumOf(openLayer(file), tarsumChoice(options));
       if (options.json) printJson({ tarsum });
       else print(tarsum);
     });
 }
 
+/** moby's labels name two of the hashes; the others have an option of their own. */
+function tarsumChoice({ label, hash }: { label: string; hash?: string }): TarsumOptions {
+  const choice = label.includes('+') ? parseTarsumLabel(label) : { version: tarsumVersionOf(label) };
+  if (hash === undefined) return choice;
+  const known = TARSUM_HASHES.find((name) => name === hash);
+  if (known !== undefined) return { ...choice, hash: known };
+  throw new RootlayerError('E_USAGE', `Cannot use --hash ${JSON.stringify(hash)}: want one of ${TARSUM_HASHES.join(', ')}`);
+}
+
 function lsCommand(): Command {
   return new Command('ls')
     .description('list what is in a layer')
-    .argument('<file>', 'a tar, plain or gzip; "-" is standard input')
+    .argument('<file>', 'a tar, plain, gzip or zstd; "-" is standard input')
     .option('--json', 'print one JSON document')
     .addHelpText('after', '\nExample:\n  rootlayer layer ls layer.tar')
     .action(async (file: string, options: { json?: boolean }) => {
@@ -90,38 +98,9 @@ function entryJson(entry: TarEntry): unknown {
 async function* openLayer(file: string): AsyncGenerator<Buffer, void, undefined> {
   const stream: Readable = file === '-' ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 });
   try {
-    yield* decompressed(stream, file);
+    yield* plainTar(stream, new AbortController().signal);
   } catch (error) {
     if (error instanceof RootlayerError || !(error instanceof Error) || !('code' in error)) throw error;
-    const isZlib = String(error.code).startsWith('Z_');
-    throw new RootlayerError(isZlib ? 'E_COMPRESSION' : 'E_USAGE', `Cannot read layer "${file}": ${error.message}`, { cause: error });
+    throw new RootlayerError('E_USAGE', `Cannot read layer "${file}": ${error.message}`, { cause: error });
   }
-}
-
-/** Told by the first bytes. Source: RFC 1952, section 2.3.1; RFC 8878, section 3.1.1. */
-async function* decompressed(stream: Readable, file: string): AsyncGenerator<Buffer, void, undefined> {
-  const source = (stream as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
-  const first = await source.next();
-  if (first.done === true) return;
-  const chunks = joined(first.value, source);
-  const magic = first.value.subarray(0, 4).toString('hex');
-  if (magic === '28b52ffd') {
-    throw new RootlayerError('E_COMPRESSION', `Cannot read layer "${file}": it is zstd, want a plain tar or gzip`, {
-      hint: `zstd -dc ${file} | rootlayer layer ... -`,
-    });
-  }
-  if (!magic.startsWith('1f8b')) {
-    yield* chunks;
-    return;
-  }
-  const gunzip = createGunzip();
-  const done = pipeline(Readable.from(chunks), gunzip);
-  done.catch(() => {});
-  yield* gunzip as AsyncIterable<Buffer>;
-  await done;
-}
-
-async function* joined(first: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer, void, undefined> {
-  yield first;
-  for (let next = await rest.next(); next.done !== true; next = await rest.next()) yield next.value;
 }

@@ -1,11 +1,12 @@
 import { Command } from 'commander';
 import type { Session } from '../../api/session.ts';
 import { RootlayerError } from '../../core/errors.ts';
+import type { JobId } from '../../core/ids.ts';
 import type { JobRecord } from '../../core/job.ts';
 import { escapeName } from '../../core/names.ts';
 import { resolveBase, withProgress } from '../base-source.ts';
 import { exitStatusOf } from '../exit-status.ts';
-import { followJob } from '../follow.ts';
+import { followJob, followLinked } from '../follow.ts';
 import { listenForInterrupts } from '../interrupts.ts';
 import { formatBytes, Output, print, printJson } from '../output.ts';
 import type { Outcome } from '../program.ts';
@@ -13,6 +14,7 @@ import { planRun, type RunOptions, type RunPlan } from '../run-options.ts';
 import type { Saved } from '../save.ts';
 import { saveResult } from '../save-result.ts';
 import { addSessionOptions, withSession } from '../session.ts';
+import { TerminalLink } from '../terminal.ts';
 
 const collect = (value: string, previous: string[]): string[] => [...previous, value];
 
@@ -42,6 +44,7 @@ export function runCommand(outcome: Outcome): Command {
     .option('--no-keep-image', 'remove the base image again that --from FILE brought into the store')
     .option('--detach', 'print the id of the job and leave it to the daemon')
     .option('--compat <kind>', 'none, or seed for a layer as nixpkgs dockerTools makes it', 'none')
+    .option('-t, --tty', 'give the script a terminal, joined with this one; ctrl-p ctrl-q leaves it to the daemon')
     .option('--raw', "leave the script's output as it is, on a terminal too")
     .option('--json', 'print one JSON document on standard output, and the log on standard error');
   return addSessionOptions(command)
@@ -69,7 +72,7 @@ async function run(options: RunOptions): Promise<number> {
       });
     }
     const keepsStdout = options.json === true || plan.output?.target.kind === 'stdout';
-    const output = new Output({ keepsStdout, raw: options.raw === true });
+    const output = new Output({ keepsStdout, raw: options.raw === true || options.tty === true });
     try {
       return await runWith(session, plan, options, output);
     } finally {
@@ -92,12 +95,23 @@ async function runWith(session: Session, plan: RunPlan, options: RunOptions, out
       else print(job.id);
       return 0;
     }
-    const ended = await waitFor(session, job, output, interrupts.signal);
+    const link = options.tty
+      ? new TerminalLink(session, job.id, { output, canDetach: session.kind === 'daemon', hasTerminal: true })
+      : null;
+    const ended = await waitFor(session, job, output, link, interrupts.signal);
+    if (ended === null) return tellDetached(job.id, options, output);
     if (base.wasUploaded && !options.keepImage) await session.removeImage(base.ref);
     return await conclude(session, plan, options, ended, output, interrupts.signal);
   } finally {
     interrupts.stop();
   }
+}
+
+function tellDetached(id: JobId, options: RunOptions, output: Output): number {
+  output.note(`rootlayer: left the job to the daemon; come back with "rootlayer job attach ${id}"`);
+  if (options.output !== undefined) output.note(`rootlayer: "rootlayer job get ${id} -o ${options.output}" fetches its result`);
+  if (options.json) printJson({ job: { id } });
+  return 0;
 }
 
 async function uploadContext(session: Session, plan: RunPlan, output: Output, signal: AbortSignal): Promise<string | null> {
@@ -107,8 +121,14 @@ async function uploadContext(session: Session, plan: RunPlan, output: Output, si
   return session.addContext(withProgress(tar, 'uploading files', null, showProgress(output)), signal);
 }
 
-/** The first interrupt cancels the job, and its end is still shown. */
-async function waitFor(session: Session, job: JobRecord, output: Output, signal: AbortSignal): Promise<JobRecord> {
+/** The first interrupt cancels the job, and its end is still shown. Gives null when the user leaves the job's terminal. */
+async function waitFor(
+  session: Session,
+  job: JobRecord,
+  output: Output,
+  link: TerminalLink | null,
+  signal: AbortSignal,
+): Promise<JobRecord | null> {
   const cancel = (): void => {
     output.note('rootlayer: cancelling the job; interrupt again to leave at once');
     session
@@ -118,8 +138,10 @@ async function waitFor(session: Session, job: JobRecord, output: Output, signal:
   if (signal.aborted) cancel();
   else signal.addEventListener('abort', cancel, { once: true });
   try {
-    return await followJob(session, job.id, output, new AbortController().signal);
+    if (link === null) return await followJob(session, job.id, output, new AbortController().signal);
+    return await followLinked(session, job.id, output, link, link.left);
   } finally {
+    link?.close();
     signal.removeEventListener('abort', cancel);
   }
 }

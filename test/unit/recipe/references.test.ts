@@ -18,14 +18,30 @@ t.test('parseReferences() takes lists by path, and the output of nix path-info a
     [A, [B]],
     [B, []],
   ];
-  for (const graph of [plain, list, map]) t.strictSame([...graph].map(([name, node]) => [name, node.references]), edges);
-  t.strictSame([...list.values()].map(({ sizeBytes }) => sizeBytes), [7, 5]);
-  t.strictSame([...map.values()].map(({ sizeBytes }) => sizeBytes), [7, 5]);
-  t.strictSame([...plain.values()].map(({ sizeBytes }) => sizeBytes), [null, null]);
+  for (const graph of [plain, list, map])
+    t.strictSame(
+      [...graph].map(([name, node]) => [name, node.references]),
+      edges,
+    );
+  t.strictSame(
+    [...list.values()].map(({ sizeBytes }) => sizeBytes),
+    [7, 5],
+  );
+  t.strictSame(
+    [...map.values()].map(({ sizeBytes }) => sizeBytes),
+    [7, 5],
+  );
+  t.strictSame(
+    [...plain.values()].map(({ sizeBytes }) => sizeBytes),
+    [null, null],
+  );
 });
 
 t.test('parseReferences() refuses a path that the store does not hold, and one without an entry', async (t) => {
-  const gone = { code: 'E_RECIPE', message: `Cannot use recipe: /references/${A.replaceAll('/', '~1')}: the store it was listed from does not hold this path` };
+  const gone = {
+    code: 'E_RECIPE',
+    message: `Cannot use recipe: /references/${A.replaceAll('/', '~1')}: the store it was listed from does not hold this path`,
+  };
   t.throws(() => parseReferences({ [A]: null }), gone);
   t.throws(() => parseReferences([{ path: A, references: [], valid: false }]), gone);
   t.throws(() => parseReferences({ [A]: { references: [B] } }), { code: 'E_RECIPE', message: /which has no entry$/, hint: /--recursive/ });

@@ -1,0 +1,164 @@
+import { suggest } from './arguments.ts';
+import { type BuiltImage, buildImage } from './build-image.ts';
+import { exportImage } from './export-image.ts';
+import { type HelperRecipe, helperTree } from './helpers-content.ts';
+import type { ImageFile } from './image-file.ts';
+import { buildLayeredImage, buildLayeredImageWithNixDb } from './layered-compressed.ts';
+import type { LayeredImage } from './layered-image.ts';
+import { type MergeDrvsArgs, mergeDrvs } from './merge-drvs.ts';
+import { mergeImages } from './merge-images.ts';
+import { buildImageWithNixDb } from './nix-build-image.ts';
+import { buildNixShellImage, streamNixShellImage } from './nix-shell-image.ts';
+import type { BuildContainerArgs } from './oci-runtime-args.ts';
+import { buildContainer } from './oci-runtime-bundle.ts';
+import { writeBundle } from './oci-runtime-write.ts';
+import type { LayerTar } from './pack-stream.ts';
+import { pullImage } from './pull-image.ts';
+import { mkPureLayer } from './pure-layer.ts';
+import type { RecipeContext } from './recipe-context.ts';
+import { recipeError } from './recipe-error.ts';
+import { mkRootLayer } from './root-layer.ts';
+import { runWithOverlay } from './run-with-overlay.ts';
+import { argumentSchemas, isRecipeFunction, type RecipeFunction } from './schema.ts';
+import { shadowSetup } from './shadow-setup.ts';
+import { type ShellScriptArgs, shellScript } from './shell-script.ts';
+import { streamLayeredImage } from './stream-layered-image.ts';
+import type { Tree } from './tree.ts';
+
+/** What a recipe makes: one file, a few files, or a text. Dispose it to free what it is made of. */
+export type RecipeResult = AsyncDisposable & {
+  /** What it is called when nobody says otherwise. */
+  readonly fileName: string;
+  /** What there is to know of it, beside its bytes. */
+  readonly facts: Readonly<Record<string, unknown>>;
+} & (
+    | { readonly kind: 'file'; readonly open: ImageFile['open'] }
+    | {
+        readonly kind: 'tree';
+        readonly tree: Tree /** Writes it to an empty directory; when left out, as files of the caller. */;
+        write?(dir: string, context: RecipeContext): Promise<void>;
+      }
+    | { readonly kind: 'text'; readonly text: string; readonly mode: number }
+  );
+
+/** Runs a recipe as it was written: `function` and its arguments. Throws `E_RECIPE` naming the place, and what the function throws. */
+export async function runRecipe(recipe: Readonly<Record<string, unknown>>, context: RecipeContext): Promise<RecipeResult> {
+  const { $schema: _schema, function: name, ...args } = recipe;
+  return await RUNNERS[functionOf(name)](args, context);
+}
+
+function functionOf(name: unknown): RecipeFunction {
+  if (typeof name === 'string' && isRecipeFunction(name)) return name;
+  const known = Object.keys(argumentSchemas);
+  if (name === undefined) throw recipeError(['function'], 'it is missing, want the name of a function', `known are: ${known.join(', ')}`);
+  const { words, hint } = suggest(String(name), known);
+  throw recipeError(['function'], `there is no function ${JSON.stringify(name)}${words}`, hint);
+}
+
+type Runner = (args: Readonly<Record<string, unknown>>, context: RecipeContext) => Promise<RecipeResult>;
+
+const NOTHING_TO_FREE = { [Symbol.asyncDispose]: async (): Promise<void> => {} };
+
+const RUNNERS: Record<RecipeFunction, Runner> = {
+  binSh: helper('binSh', 'bin-sh'),
+  buildContainer: bundle,
+  buildImage: file(buildImage, imageFacts),
+  buildImageWithNixDb: file(buildImageWithNixDb, imageFacts),
+  buildLayeredImage: file(buildLayeredImage, layeredFacts),
+  buildLayeredImageWithNixDb: file(buildLayeredImageWithNixDb, layeredFacts),
+  buildNixShellImage: file(buildNixShellImage, layeredFacts),
+  caCertificates: helper('caCertificates', 'ca-certificates'),
+  exportImage: file(exportImage, noFacts),
+  fakeNss: helper('fakeNss', 'fake-nss'),
+  mergeDrvs: merged,
+  mergeImages: file(mergeImages, noFacts),
+  mkPureLayer: directory(mkPureLayer),
+  mkRootLayer: directory(mkRootLayer),
+  pullImage: file(pullImage, noFacts),
+  runWithOverlay: directory(runWithOverlay),
+  shadowSetup: async (args) => ({
+    kind: 'text',
+    text: shadowSetup(args),
+    mode: 0o644,
+    fileName: 'shadow-setup.sh',
+    facts: {},
+    ...NOTHING_TO_FREE,
+  }),
+  shellScript: async (args) => {
+    const { name, text, mode } = shellScript(args as ShellScriptArgs);
+    return { kind: 'text', text, mode, fileName: name, facts: {}, ...NOTHING_TO_FREE };
+  },
+  streamLayeredImage: file(streamLayeredImage, layeredFacts),
+  streamNixShellImage: file(streamNixShellImage, layeredFacts),
+  usrBinEnv: helper('usrBinEnv', 'usr-bin-env'),
+};
+
+/** A function that makes one file; it checks its arguments itself. */
+function file<Args, Made extends ImageFile>(
+  make: (args: Args, context: RecipeContext) => Promise<Made>,
+  factsOf: (made: Made) => Readonly<Record<string, unknown>>,
+): Runner {
+  return async (args, context) => {
+    const made = await make(args as Args, context);
+    const { fileName } = made;
+    return {
+      kind: 'file',
+      fileName,
+      facts: factsOf(made),
+      open: made.open,
+      [Symbol.asyncDispose]: async () => await made[Symbol.asyncDispose](),
+    };
+  };
+}
+
+function noFacts(): Record<string, unknown> {
+  return {};
+}
+
+function layeredFacts({ imageName, imageTag, layers }: LayeredImage): Record<string, unknown> {
+  return {
+    imageName,
+    imageTag,
+    layers: layers.map(({ tar, kind, paths }) => ({ kind, diffId: tar.diffId, sizeBytes: tar.sizeBytes, paths })),
+  };
+}
+
+function imageFacts({ imageName, imageTag, layer }: BuiltImage): Record<string, unknown> {
+  const { diffId, sizeBytes, tarsum, entries } = layer;
+  return { imageName, imageTag, layer: { diffId, sizeBytes, tarsum, entries } };
+}
+
+/** A layer with the files that go with it. */
+type MadeDirectory = AsyncDisposable & { readonly fileName: string; readonly tree: Tree; readonly layer: LayerTar };
+
+function directory<Args>(make: (args: Args, context: RecipeContext) => Promise<MadeDirectory>): Runner {
+  return async (args, context) => {
+    const made = await make(args as Args, context);
+    const { fileName, tree, layer } = made;
+    const { diffId, sizeBytes, tarsum, entries } = layer;
+    const facts = { layer: { diffId, sizeBytes, tarsum, entries } };
+    return { kind: 'tree', fileName, tree, facts, [Symbol.asyncDispose]: async () => await made[Symbol.asyncDispose]() };
+  };
+}
+
+async function bundle(args: Readonly<Record<string, unknown>>, context: RecipeContext): Promise<RecipeResult> {
+  const made = await buildContainer(args as BuildContainerArgs, context);
+  return {
+    kind: 'tree',
+    tree: made.tree,
+    write: async (dir, use) => await writeBundle(made, dir, use),
+    fileName: 'bundle',
+    facts: {},
+    [Symbol.asyncDispose]: async () => await made[Symbol.asyncDispose](),
+  };
+}
+
+function helper(name: HelperRecipe['function'], fileName: string): Runner {
+  return async (args) => ({ kind: 'tree', tree: helperTree({ ...args, function: name }), fileName, facts: {}, ...NOTHING_TO_FREE });
+}
+
+async function merged(args: Readonly<Record<string, unknown>>, context: RecipeContext): Promise<RecipeResult> {
+  const made = await mergeDrvs(args as MergeDrvsArgs, context);
+  const common = { fileName: 'merge-drvs', facts: {}, [Symbol.asyncDispose]: async (): Promise<void> => await made[Symbol.asyncDispose]() };
+  return made.kind === 'tree' ? { kind: 'tree', tree: made.tree, ...common } : { kind: 'text', text: made.text, mode: 0o644, ...common };
+}
