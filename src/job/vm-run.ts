@@ -211,23 +211,23 @@ export class VirtualMachineRun {
 
   /** Reader and guest end together: when one fails, the other is told. */
   async #receive(machine: VmRun, upper: Upper, range: RangeLease, signal: AbortSignal): Promise<string[]> {
-    const abort = new AbortController();
-    const both = AbortSignal.any([signal, abort.signal]);
+    const stop = new AbortController();
+    const failures: unknown[] = [];
     const whole = machine.resultDone.catch((error: unknown) => {
-      abort.abort(error);
-      throw error;
+      failures.push(error);
+      stop.abort(error);
     });
+    const both = AbortSignal.any([signal, stop.signal]);
     const written = this.#parts.vm.unpackResult(machine.resultFd, upper, range, this.#job.onProgress, both).catch((error: unknown) => {
+      failures.push(error);
       machine.kill();
-      throw error;
+      return [];
     });
-    const [guest, worker] = await Promise.allSettled([whole, written]);
+    const [, warnings] = await Promise.all([whole, written]);
     signal.throwIfAborted();
     // Whoever failed first tells why: the other one was only stopped.
-    if (abort.signal.aborted) throw abort.signal.reason;
-    if (worker.status === 'rejected') throw worker.reason;
-    if (guest.status === 'rejected') throw guest.reason;
-    return worker.value;
+    if (failures.length > 0) throw failures[0];
+    return warnings;
   }
 }
 
