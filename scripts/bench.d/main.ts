@@ -6,6 +6,7 @@ import { makeBase } from './inputs.ts';
 import { type Row, runScenario } from './measure.ts';
 import { type Options, parseOptions } from './options.ts';
 import { formatJson, formatMarkdown, formatText, type Report } from './report.ts';
+import { disk } from './scenarios/erofs.ts';
 import { importArchive } from './scenarios/importing.ts';
 import { files, noop } from './scenarios/jobs.ts';
 import { memory } from './scenarios/memory.ts';
@@ -14,7 +15,19 @@ import { unpackGzip, unpackPlain } from './scenarios/unpacking.ts';
 import { firstByte } from './scenarios/virtual-machines.ts';
 import { openWorkspace } from './workspace.ts';
 
-const SCENARIOS: ScenarioMaker[] = [noop, files, packDebian, packSmall, packBig, unpackPlain, unpackGzip, importArchive, memory, firstByte];
+const SCENARIOS: ScenarioMaker[] = [
+  noop,
+  files,
+  packDebian,
+  packSmall,
+  packBig,
+  unpackPlain,
+  unpackGzip,
+  importArchive,
+  disk,
+  memory,
+  firstByte,
+];
 
 const FORMATS = { text: formatText, markdown: formatMarkdown, json: formatJson } satisfies Record<
   Options['format'],

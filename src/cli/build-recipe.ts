@@ -10,7 +10,7 @@ import { writeTree } from '../recipe/helpers-directory.ts';
 import { packTree } from '../recipe/pack.ts';
 import type { RecipeContext } from '../recipe/recipe-context.ts';
 import { inFile } from '../recipe/recipe-error.ts';
-import { readRecipe } from '../recipe/recipe-file.ts';
+import { labelOf, readRecipe } from '../recipe/recipe-file.ts';
 import { type RecipeResult, runRecipe } from '../recipe/run-recipe.ts';
 import { SEED_EPOCH } from '../recipe/seed-epoch.ts';
 import { EXIT_CANCELLED, EXIT_FAILURE, exitStatusOf } from './exit-status.ts';
@@ -36,13 +36,12 @@ export async function buildRecipe(
 ): Promise<Built> {
   if (file === undefined) throw new RootlayerError('E_USAGE', 'Cannot build without a recipe: want a JSON file, or "-"');
   outcome.statusOf = statusOfError;
-  let label = file;
+  const label = labelOf(file);
   try {
-    const read = await readRecipe(file, request.set);
-    label = read.label;
-    await using made = await runRecipe(read.recipe, context);
+    const recipe = await readRecipe(file, request.set);
+    await using made = await runRecipe(recipe, context);
     const output = await write(made, request.output, context);
-    return { function: read.recipe['function'], ...made.facts, output };
+    return { function: recipe['function'], ...made.facts, output };
   } catch (error) {
     if (context.signal.aborted) throw new RootlayerError('E_CANCELLED', `Cannot build ${label}: it was cancelled`, { cause: error });
     throw inFile(toRootlayerError(error), label);

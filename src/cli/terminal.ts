@@ -50,6 +50,7 @@ export class TerminalLink {
   #isOpen = false;
   #isOver = false;
   #isMuted = false;
+  #sizes: Promise<void> = Promise.resolve();
 
   constructor(session: Session, id: JobId, options: TerminalLinkOptions) {
     this.#session = session;
@@ -118,9 +119,10 @@ export class TerminalLink {
     this.#left.abort();
   };
 
-  /** Sizes that come too late for the job are of no use to it. */
+  /** One after another, so that the last one stays. Those that come too late for the job are of no use to it. */
   readonly #sendSize = (): void => {
-    this.#session.resizeTerminal(this.#id, terminalSize()).catch(() => {});
+    const send = (): Promise<void> => this.#session.resizeTerminal(this.#id, terminalSize());
+    this.#sizes = this.#sizes.then(send).catch(() => {});
   };
 
   readonly #restore = (): void => {

@@ -13,7 +13,7 @@ import type { XattrBody, XattrTable } from './xattr-table.ts';
  * Files up to this size stand behind their inode. Larger ones begin a block of their own, however little of the last one they fill: so the
  * inodes of a tree stay close together, and looking through it reads few blocks.
  */
-const MAX_INLINE_BYTES = 2048;
+const MAX_INLINE_BYTES = 1024;
 
 /** A directory whose entries are still to come. */
 export type OpenDirectory = {

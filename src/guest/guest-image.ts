@@ -5,6 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { RootlayerError } from '../core/errors.ts';
+import { findAgent } from './agent-files.ts';
 import { makeInitramfs } from './initramfs.ts';
 import type { GuestKernel } from './kernel.ts';
 import { extractVmlinux } from './vmlinux.ts';
@@ -33,21 +34,25 @@ const descriptionSchema = z.strictObject({
 });
 type Description = z.infer<typeof descriptionSchema>;
 
-/** Of what a guest image is made, and where: `outputDir` takes "kernel", "initramfs" and "image.json". */
+/**
+ * Of what a guest image is made, and where: `outputDir` takes "kernel", "initramfs" and "image.json". With nothing at `agentPath`, the agent is
+ * one of shell, busybox and GNU tar.
+ */
 export type GuestImageParts = { kernel: GuestKernel; agentPath: string; outputDir: string };
 
 /**
  * Makes the guest image, whole or not at all; one that is there, made of the same files, is taken as it is. The output directory is
- * replaced as a whole. Throws `E_MISSING_FEATURE` when the kernel lacks something.
+ * replaced as a whole. Throws `E_MISSING_FEATURE` when the kernel lacks something, `E_TOOL` when a program of the shell agent is missing.
  */
 export async function buildGuestImage({ kernel, agentPath, outputDir }: GuestImageParts, signal: AbortSignal): Promise<GuestImage> {
-  const inputs = identify([kernel.vmlinuzPath, path.join(kernel.modulesPath, 'modules.builtin'), agentPath]);
+  const agent = await findAgent(agentPath, signal);
+  const inputs = identify([kernel.vmlinuzPath, path.join(kernel.modulesPath, 'modules.builtin'), ...agent.files]);
   const present = await readDescription(outputDir);
   if (present?.inputs === inputs) return describe(outputDir, present);
   const vmlinux = extractVmlinux(await readFile(kernel.vmlinuzPath));
-  const initramfs = await makeInitramfs(kernel, await readFile(agentPath), signal);
+  const initramfs = await makeInitramfs(kernel, await agent.entries(), signal);
   const digest = createHash('sha256').update(vmlinux).update(initramfs).digest('hex');
-  const description: Description = { inputs, digest, kernelRelease: kernel.release, agent: 'c' };
+  const description: Description = { inputs, digest, kernelRelease: kernel.release, agent: agent.kind };
   await replaceDirectory(outputDir, { kernel: vmlinux, initramfs, 'image.json': `${JSON.stringify(description)}\n` });
   return describe(outputDir, description);
 }

@@ -1,13 +1,12 @@
 import { readFile } from 'node:fs/promises';
-import { findProgram } from '../host/programs.ts';
+import { RootlayerError } from '../core/errors.ts';
+import { runProgram } from '../host/run-program.ts';
 import type { GuestKernel } from './kernel.ts';
 import { type GuestModule, listModules, resolveModule } from './kernel-modules.ts';
 import { type NewcEntry, writeNewc } from './newc.ts';
 
 const DIRECTORY = 0o040755;
-const PROGRAM = 0o100755;
 const FILE = 0o100644;
-const SYMLINK = 0o120777;
 const CONSOLE = 0o020600;
 
 /** Loaded while the guest boots, in this order: the agent hears nothing of a disk that it did not ask for once virtio_blk comes. */
@@ -29,20 +28,19 @@ const ON_DEMAND = [
   'tun',
 ];
 
-/** Gives the first root of the guest: the agent as /init, and the modules with an index that tells when each is loaded. */
-export async function makeInitramfs(kernel: GuestKernel, agent: Buffer, signal: AbortSignal): Promise<Buffer> {
+/** Gives the first root of the guest: the agent's files with /init, and the modules with an index that tells when each is loaded. */
+export async function makeInitramfs(kernel: GuestKernel, agent: readonly NewcEntry[], signal: AbortSignal): Promise<Buffer> {
   const modules = await collectModules(kernel, signal);
   return writeNewc([
     ...['dev', 'proc', 'sys', 'sbin', 'modules'].map((name) => ({ name, mode: DIRECTORY })),
     { name: 'dev/console', mode: CONSOLE, device: [5, 1] },
-    { name: 'init', mode: PROGRAM, data: agent },
-    { name: 'sbin/modprobe', mode: SYMLINK, data: Buffer.from('/init') },
+    ...agent,
     { name: 'modules/index', mode: FILE, data: Buffer.from(modules.index) },
     ...modules.entries,
   ]);
 }
 
-/** The lines of the index: `boot NAME`, and `demand ALIAS NAME...` with what has to be loaded before. Read by load_for() of vm/agent.c. */
+/** The lines of the index: `boot NAME`, and `demand ALIAS NAME...` with what has to be loaded before. Read by load_for() of vm/agent.c and boot() of vm/agent.sh. */
 async function collectModules(kernel: GuestKernel, signal: AbortSignal): Promise<{ index: string; entries: NewcEntry[] }> {
   const all = listModules(kernel.modulesPath);
   const bytes = new Map<string, Buffer>();
@@ -71,15 +69,7 @@ function demandLines(chain: GuestModule[]): string[] {
 /** The kernel of a guest is given plain modules: it could not be sure to have the means to unpack others. */
 async function readModule(file: string, signal: AbortSignal): Promise<Buffer> {
   if (!file.endsWith('.xz')) return await readFile(file);
-  // Loaded only here: most kernels have plain modules.
-  const { execa } = await import('execa');
-  const { stdout } = await execa(findProgram('xz'), ['--decompress', '--stdout', file], {
-    encoding: 'buffer',
-    maxBuffer: 64 * 1024 * 1024,
-    env: {},
-    extendEnv: false,
-    stdin: 'ignore',
-    cancelSignal: signal,
-  });
-  return Buffer.from(stdout);
+  const { status, stdout, stderr } = await runProgram('xz', ['--decompress', '--stdout', file], { env: {} }, signal);
+  if (status === 0) return stdout;
+  throw new RootlayerError('E_MISSING_FEATURE', `Cannot unpack kernel module "${file}": ${stderr.trim()}`);
 }

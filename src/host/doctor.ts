@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmdirSync } from 'node:fs';
+import { accessSync, constants, mkdtempSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Feature } from '../core/engine.ts';
 import { CgroupManager } from './cgroup.ts';
@@ -99,15 +99,6 @@ const PROBES: Probe[] = [
     run: probeLimits,
   },
   { name: 'zstd', required: false, remedy: 'Install the package zstd, for zstd layers and archives.', run: () => findProgram('zstd') },
-  {
-    name: 'kvm',
-    required: false,
-    remedy: 'Only the vm isolation uses it.',
-    run: () => {
-      if (!existsSync('/dev/kvm')) throw new Error('there is no /dev/kvm');
-      return '/dev/kvm is there';
-    },
-  },
 ];
 
 async function probeUserNamespaces(): Promise<string> {

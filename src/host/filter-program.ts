@@ -30,6 +30,7 @@ async function* run(program: string, args: readonly string[], input: Readable, s
   const fed = pipeline(input, child.stdin).catch((error: unknown) => error);
   try {
     yield* child.stdout as AsyncIterable<Buffer>;
+    signal.throwIfAborted();
     const [status] = await closed;
     const failure = await fed;
     if (failure !== undefined && !isBrokenPipe(failure)) throw failure;

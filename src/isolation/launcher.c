@@ -223,7 +223,8 @@ static int descriptor(const char *text) {
 
 /* "ROWS COLUMNS" */
 static void parse_window(const char *text) {
-  if (sscanf(text, "%hu %hu", &S.window.ws_row, &S.window.ws_col) != 2 || S.window.ws_row == 0) bad_spec();
+  char rest;
+  if (sscanf(text, "%hu %hu%c", &S.window.ws_row, &S.window.ws_col, &rest) != 2 || S.window.ws_row == 0) bad_spec();
 }
 
 static void parse_program_record(char *record) {

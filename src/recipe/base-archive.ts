@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { type Digest, digestOf } from '../core/digest.ts';
 import { RootlayerError } from '../core/errors.ts';
 import type { Compression } from '../core/image.ts';
-import { parseDockerManifest } from '../core/manifest.ts';
+import { type DockerManifest, parseDockerManifest } from '../core/manifest.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
 import { type ArchiveFile, ArchiveFiles, type Listing } from '../store/ingest/archive-files.ts';
 import { type Candidate, MAX_DOCUMENT_BYTES, type ReadFile, readDocument } from '../store/ingest/candidate.ts';
@@ -25,6 +25,8 @@ export type ArchivedImage = {
   readonly configText: string;
   /** name:tag, in the spelling of `parseImageName`. */
   readonly tags: readonly string[];
+  /** The same as the archive spells them, and those that `parseImageName` cannot read. */
+  readonly repoTags: readonly string[];
   /** Bottom to top; one that the manifest lists twice is here twice. */
   readonly layers: readonly BaseLayer[];
 };
@@ -85,12 +87,12 @@ function disposer(outer: OuterArchive): () => Promise<void> {
   return async () => await outer[Symbol.asyncDispose]();
 }
 
-/** An archive, interpreted: its images in the order of its manifest, which also gives the names of their layers. */
+/** An archive, interpreted: its images in the order of its manifest, if it has one. */
 type Contents = {
   readonly candidates: readonly Candidate[];
   readonly read: ReadFile;
   readonly memberOf: (file: ArchiveFile) => OuterMember;
-  readonly layerNames: readonly (readonly string[])[];
+  readonly manifest: DockerManifest | null;
 };
 
 function contentsOf(outer: OuterArchive): Contents {
@@ -101,21 +103,17 @@ function contentsOf(outer: OuterArchive): Contents {
   };
   const read: ReadFile = (file) => memberOf(file).readStart(file.sizeBytes);
   const files = filesOf(outer);
-  const manifest = files.get('manifest.json');
-  if (manifest === null) return { candidates: ociLayoutCandidates(files, read), read, memberOf, layerNames: [] };
-  const layerNames = parseDockerManifest(parseStrictJson(readDocument(manifest, read), { what: 'manifest.json' }));
-  return {
-    candidates: dockerArchiveCandidates(manifest, files, read),
-    read,
-    memberOf,
-    layerNames: layerNames.map(({ Layers }) => Layers ?? []),
-  };
+  const file = files.get('manifest.json');
+  if (file === null) return { candidates: ociLayoutCandidates(files, read), read, memberOf, manifest: null };
+  const manifest = parseDockerManifest(parseStrictJson(readDocument(file, read), { what: 'manifest.json' }));
+  return { candidates: dockerArchiveCandidates(file, files, read), read, memberOf, manifest };
 }
 
 async function readImage(contents: Contents, candidate: Candidate, signal: AbortSignal): Promise<ArchivedImage> {
-  const { candidates, read, memberOf, layerNames } = contents;
+  const { candidates, read, memberOf, manifest } = contents;
   const image = candidate.open();
-  const names = layerNames[candidates.indexOf(candidate)];
+  const names = manifest?.[candidates.indexOf(candidate)]?.Layers;
+  const tags = namesOf(candidates, candidate);
   const layers: BaseLayer[] = [];
   for (const [index, layer] of image.layers.entries()) {
     const member = memberOf(layer.file);
@@ -125,9 +123,15 @@ async function readImage(contents: Contents, candidate: Candidate, signal: Abort
     id: image.config.file.digest,
     config: image.config.value,
     configText: read(image.config.file).toString('utf8'),
-    tags: namesOf(candidates, candidate),
+    tags,
+    repoTags: manifest === null ? tags : repoTagsOf(contents, manifest, candidate),
     layers,
   };
+}
+
+function repoTagsOf({ candidates }: Contents, manifest: DockerManifest, candidate: Candidate): string[] {
+  const same = manifest.filter((_entry, at) => candidates[at]?.digests[0] === candidate.digests[0]);
+  return [...new Set(same.flatMap(({ RepoTags }) => RepoTags ?? []))];
 }
 
 /** The files as the store's own interpretation takes them: numbered by their place among the members. */

@@ -3,7 +3,7 @@ import path from 'node:path';
 import type { BuildImageParts } from './build-image-args.ts';
 import type { LayerDraft } from './build-image-layer.ts';
 import { scan } from './contents-scan.ts';
-import { mentionsIn } from './layered-mentions.ts';
+import { mentionsIn, mentionsInText } from './layered-mentions.ts';
 import { nixDatabase } from './nix-database.ts';
 import type { RecipeContext } from './recipe-context.ts';
 import { recipeError } from './recipe-error.ts';
@@ -15,7 +15,7 @@ import { SEED_EPOCH } from './seed-epoch.ts';
 import { joined, PLAIN_DIRECTORY, type Tree, type TreeEntry } from './tree.ts';
 
 /**
- * Gives the files of the store that are to be put behind a layer: those of `closure`, and of what the layer itself mentions, with all that these refer to,
+ * Gives the files of the store that are to be put behind a layer: those of `closure`, and of what the layer or the config mentions, with all that these refer to,
  * less what the base and the layer have; sorted by their names, the store's own directories first. Throws `E_RECIPE` for paths outside the store or not there.
  */
 export async function closureEntries(
@@ -24,11 +24,10 @@ export async function closureEntries(
   base: ScriptBase | null,
   signal: AbortSignal,
 ): Promise<TreeEntry[]> {
-  const mentioned = mayMention(parts) ? await mentionsIn(draft.tar.open(signal), parts.storeDir) : [];
-  const closure = closureWith(parts, mentioned);
+  const closure = closureWith(parts, mayMention(parts) ? await mentionsOf(draft, parts, signal) : []);
   if (closure.size === 0) return [];
   const isThere = await presence(draft, parts, base, signal);
-  const found: TreeEntry[] = isThere(parts.storeDir) ? [] : storeDirectories(parts);
+  const found: TreeEntry[] = isThere(parts.storeDir) ? [] : storeDirectories(parts).filter(({ path: at }) => !isThere(`/${at.toString()}`));
   for (const name of closure.keys()) {
     for (const { path: inside, node } of await scan(Buffer.from(parts.storeRoot + name), () => {}, signal)) {
       const at = joined(Buffer.from(name.slice(1)), inside);
@@ -53,6 +52,11 @@ type StoreArgs = Pick<BuildImageParts, 'closure' | 'references' | 'storeDir' | '
 /** Where there is no store, there is nothing to look for. */
 function mayMention({ references, storeDir, storeRoot }: StoreArgs): boolean {
   return Object.keys(references).length > 0 || existsSync(storeRoot + storeDir);
+}
+
+/** The config lies beside the layer in what Nix looks through. */
+async function mentionsOf({ tar }: LayerDraft, { config, storeDir }: BuildImageParts, signal: AbortSignal): Promise<string[]> {
+  return [...(await mentionsIn(tar.open(signal), storeDir)), ...mentionsInText(JSON.stringify(config ?? {}), storeDir)];
 }
 
 function closureWith({ closure, references, storeDir, storeRoot }: StoreArgs, mentioned: Iterable<string>): ReferenceGraph {

@@ -4,8 +4,8 @@ import { type Digest, hexOf } from '../core/digest.ts';
 import { RootlayerError } from '../core/errors.ts';
 import type { Compression } from '../core/image.ts';
 import { compatChoices } from '../core/job.ts';
-import { splitImageName } from '../core/reference.ts';
 import { Scope } from '../core/scope.ts';
+import { readableNames } from '../store/ingest/candidate.ts';
 import { parseArguments } from './arguments.ts';
 import { type ArchivedImage, type BaseLayer, openBaseImages } from './base-archive.ts';
 import { openOuterArchive } from './base-archive-outer.ts';
@@ -83,19 +83,20 @@ async function mergedTree(files: readonly string[], scope: Scope, signal: AbortS
   return { tree: collection.tree(), compression };
 }
 
-/** Images by their configs, and which of them each name:tag means. */
+/** Images by their configs, and which of them each name:tag means: compared in one spelling, written as their archives have them. */
 class Collection {
-  readonly #images = new Map<Digest, { readonly image: ArchivedImage; readonly tags: Set<string> }>();
+  readonly #images = new Map<Digest, { readonly image: ArchivedImage; readonly tags: string[] }>();
   readonly #tags = new Map<string, { readonly id: Digest; readonly file: string }>();
 
   add(image: ArchivedImage, file: string): void {
-    const entry = this.#images.get(image.id) ?? { image, tags: new Set() };
+    const entry = this.#images.get(image.id) ?? { image, tags: [] };
     this.#images.set(image.id, entry);
-    for (const tag of image.tags) {
+    for (const text of image.repoTags) {
+      const tag = readableNames([text])[0] ?? text;
       const before = this.#tags.get(tag);
-      if (before !== undefined && before.id !== image.id) throw conflict(tag, before.file, file);
+      if (before === undefined) entry.tags.push(text);
+      else if (before.id !== image.id) throw conflict(tag, before.file, file);
       this.#tags.set(tag, { id: image.id, file });
-      entry.tags.add(tag);
     }
   }
 
@@ -107,7 +108,7 @@ class Collection {
       const config = `${hexOf(image.id)}.json`;
       addDocument(tree, config, image.configText, FILE_MODE);
       addTags(repositories, tags, image.layers.at(-1));
-      return { Config: config, RepoTags: tags.size === 0 ? null : [...tags], Layers: image.layers.map(layerName) };
+      return { Config: config, RepoTags: tags.length === 0 ? null : tags, Layers: image.layers.map(layerName) };
     });
     addDocument(tree, 'manifest.json', jqText(manifest), FILE_MODE);
     addDocument(tree, 'repositories', formatRepositories(repositories), FILE_MODE);
@@ -140,10 +141,12 @@ function addLayer(tree: Tree, layer: BaseLayer): void {
 }
 
 /** What readers from before Docker 1.10 go by: a tag means the topmost layer. */
-function addTags(repositories: Repositories, tags: ReadonlySet<string>, top: BaseLayer | undefined): void {
+function addTags(repositories: Repositories, tags: readonly string[], top: BaseLayer | undefined): void {
   if (top === undefined) return;
   for (const text of tags) {
-    const { name, tag } = splitImageName(text);
-    repositories.set(name, (repositories.get(name) ?? new Map()).set(tag, hexOf(top.diffId)));
+    const colon = text.indexOf(':', text.lastIndexOf('/') + 1);
+    if (colon < 0) continue;
+    const name = text.slice(0, colon);
+    repositories.set(name, (repositories.get(name) ?? new Map()).set(text.slice(colon + 1), hexOf(top.diffId)));
   }
 }

@@ -17,6 +17,14 @@ const mountSchema = z.strictObject({
   options: z.array(text.min(1)).default([]),
 });
 
+/** zod's own check of keys says no more than that one is wrong. */
+function checkDestinations(mounts: Readonly<Record<string, unknown>>, context: z.RefinementCtx): void {
+  for (const destination of Object.keys(mounts)) {
+    const issue = absolute.safeParse(destination).error?.issues[0];
+    if (issue !== undefined) context.addIssue({ code: 'custom', path: [destination], message: issue.message });
+  }
+}
+
 /** What the runtime mounts at a place. Source: OCI runtime-spec config.md, "Mounts". */
 export type RuntimeMount = z.output<typeof mountSchema>;
 
@@ -37,7 +45,7 @@ export const buildContainerArgsSchema = shared.extend({
   /** Program and arguments; null: what the image runs. Store paths in them come into the bundle with all they refer to. */
   args: z.array(text).min(1, 'want a program').nullable().default(null),
   /** By destination; one of the same destination as a default takes its place, null takes the default away. */
-  mounts: z.record(absolute, mountSchema.nullable()).default({}),
+  mounts: z.record(z.string(), mountSchema.nullable()).superRefine(checkDestinations).default({}),
   os: text.min(1).default('linux'),
   /** In Go's words, as `uname -m` has them, or null for this machine's. */
   arch: text.min(1).nullable().default(null),

@@ -28,8 +28,9 @@ export async function buildContainer(args: BuildContainerArgs, context: Pick<Rec
   const parsed = parseArguments(buildContainerArgsSchema, args);
   const scope = new Scope();
   try {
+    const fixed = parsed.compat === 'seed' ? seedParts(parsed, context) : null;
     const rootfs = await rootfsOf(parsed, scope, context);
-    const { configText, ids } = await (parsed.compat === 'seed' ? seedParts(parsed, context) : parts(parsed, rootfs, context));
+    const { configText, ids } = fixed ?? (await parts(parsed, rootfs, context));
     const tree = new Tree(PLAIN_DIRECTORY);
     const bytes = Buffer.from(configText);
     tree.insert(Buffer.from('config.json'), {
@@ -56,7 +57,7 @@ async function parts(args: ContainerArgs, rootfs: Rootfs, { signal }: Pick<Recip
   return { configText: runtimeConfig(args, goWordOf(args.arch, rootfs.image?.config['architecture']), started, ids), ids };
 }
 
-async function seedParts(args: ContainerArgs, { note }: Pick<RecipeContext, 'note'>): Promise<Parts> {
+function seedParts(args: ContainerArgs, { note }: Pick<RecipeContext, 'note'>): Parts {
   if (args.args === null) throw recipeError(['args'], 'it is missing, want a program and its arguments');
   if (args.fromImage !== null) throw recipeError(['fromImage'], 'the seed makes no bundle of an image');
   if (Object.keys(args.mounts).length > 0) note('mounts are ignored, as in the seed');

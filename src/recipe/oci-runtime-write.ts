@@ -35,7 +35,7 @@ export async function writeBundle(bundle: Bundle, dir: string, { signal, note }:
     signal.throwIfAborted();
     await writer.add(at, node, signal);
   }
-  writer.finish();
+  await writer.finish();
   for (const line of writer.notes()) note(line);
   chmodSync(dir, topMode(bundle));
 }
@@ -72,11 +72,17 @@ class BundleWriter {
     if (node.type !== 'directory' && node.type !== 'char' && node.type !== 'block') this.#links.set(node, target);
   }
 
-  /** What is written into a directory changes its time, and its mode may forbid writing. */
-  finish(): void {
+  /** What is written into a directory changes its time, its mode may forbid writing, and files inherit its access control list. */
+  async finish(): Promise<void> {
     for (const { path, node } of this.#directories.reverse()) {
-      chmodSync(path, node.mode);
-      lutimesSync(path, node.mtimeSec, node.mtimeSec);
+      const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+      try {
+        fchmodSync(fd, node.mode);
+        await this.#setAttributes(fd, node);
+        futimesSync(fd, node.mtimeSec, node.mtimeSec);
+      } finally {
+        closeSync(fd);
+      }
     }
   }
 
@@ -94,7 +100,6 @@ class BundleWriter {
     mkdirSync(target, { mode: 0o700 });
     this.#own(at, node, (uid, gid) => lchownSync(target, uid, gid));
     this.#directories.push({ path: target, node });
-    this.#countAttributes(node);
   }
 
   async #file(target: Buffer, at: Buffer, node: FileNode, signal: AbortSignal): Promise<void> {
@@ -144,21 +149,17 @@ class BundleWriter {
     }
   }
 
-  /** A capability counts for the host's root alone, so it means nothing in a user namespace. */
+  /** Capabilities and access control lists speak of the host's ids, so in a user namespace they mean nothing. */
   async #setAttributes(fd: number, node: TreeNode): Promise<void> {
     if (node.xattrs === undefined || node.xattrs.length === 0) return;
     if (!this.#isRoot || this.#bundle.ids.uidMappings !== null) {
-      this.#countAttributes(node);
+      this.#attributes += 1;
       return;
     }
     const { setXattrFd } = await loadLibc();
     const wanted = node.xattrs.filter(({ name }) => ATTRIBUTES.test(name.toString('latin1')));
     for (const { name, value } of wanted) setXattrFd(fd, name, value);
     if (wanted.length < node.xattrs.length) this.#attributes += 1;
-  }
-
-  #countAttributes({ xattrs = [] }: TreeNode): void {
-    if (xattrs.length > 0) this.#attributes += 1;
   }
 }
 
@@ -167,7 +168,7 @@ const loadLibc = () => import('../host/libc.ts');
 
 const ROOTFS = Buffer.from('rootfs');
 const SLASH = 0x2f;
-const ATTRIBUTES = /^(?:security\.capability$|user\.)/;
+const ATTRIBUTES = /^(?:security\.capability$|system\.posix_acl_(?:access|default)$|user\.)/;
 
 function hostId(id: number, mappings: readonly IdMapping[] | null, place: string, at: Buffer): number {
   if (mappings === null) return id;

@@ -32,6 +32,8 @@ export type PackOptions = {
   readonly numericOwner?: boolean;
   /** The time of every member. */
   readonly mtimeSec?: number;
+  /** Later times become this one. */
+  readonly maxMtimeSec?: number;
 };
 
 /** Gives a tree as a tar in the order of {@link Tree.entries}. Throws as {@link packEntries}. */
@@ -113,7 +115,7 @@ function memberOf(path: Buffer, node: TreeNode, options: PackOptions): PackedMem
     gname: numericOwner ? '' : ((owner ?? node).gname ?? knownName(gid)),
     numericOwner,
     size: node.type === 'file' ? node.size : 0,
-    mtimeSec: options.mtimeSec ?? node.mtimeSec,
+    mtimeSec: options.mtimeSec ?? Math.min(node.mtimeSec, options.maxMtimeSec ?? node.mtimeSec),
     linkName: node.type === 'symlink' ? node.target : EMPTY,
     devMajor: isDevice ? node.major : 0,
     devMinor: isDevice ? node.minor : 0,

@@ -6,8 +6,10 @@ import { RootlayerError } from '../core/errors.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
 import { recipeError } from './recipe-error.ts';
 
-/** A recipe as it was written, paths made absolute; `label` is its name in messages. */
-export type RecipeFile = { readonly label: string; readonly recipe: Record<string, unknown> };
+/** Gives what messages call a recipe: the name of its file. */
+export function labelOf(file: string): string {
+  return file === '-' ? 'recipe' : path.basename(file);
+}
 
 /** References of a large closure are long. */
 const BOUNDS = { maxBytes: 256 * 1024 * 1024, maxKeys: 10_000_000, code: 'E_RECIPE' } as const;
@@ -18,16 +20,15 @@ const PATH_MEMBERS = new Set([
 ]);
 
 /**
- * Reads a recipe from a file, or from standard input for `-`, with `key=value` pairs set over its members: the value is JSON, or else a text. Relative paths
+ * Gives a recipe as it was written, paths made absolute. It is read from a file, or from standard input for `-`, with `key=value` pairs set over its members: the value is JSON, or else a text. Relative paths
  * in the file are relative to it, those of standard input and of pairs to the working directory. Throws `E_USAGE` when it cannot be read, `E_RECIPE` for what
  * is no JSON object.
  */
-export async function readRecipe(file: string, pairs: readonly string[]): Promise<RecipeFile> {
-  const label = file === '-' ? 'recipe' : path.basename(file);
+export async function readRecipe(file: string, pairs: readonly string[]): Promise<Record<string, unknown>> {
   const bytes = file === '-' ? await buffer(process.stdin) : await readBytes(file);
-  const recipe = objectOnly(parseStrictJson(bytes, { ...BOUNDS, what: label }));
+  const recipe = objectOnly(parseStrictJson(bytes, { ...BOUNDS, what: labelOf(file) }));
   const dir = file === '-' ? process.cwd() : path.dirname(path.resolve(file));
-  return { label, recipe: { ...withPaths(recipe, dir), ...withPaths(Object.fromEntries(pairs.map(pairOf)), process.cwd()) } };
+  return { ...withPaths(recipe, dir), ...withPaths(Object.fromEntries(pairs.map(pairOf)), process.cwd()) };
 }
 
 /** Gives the members of a recipe with relative paths made absolute. */

@@ -8,7 +8,7 @@ import { type PackOptions, packTree } from './pack.ts';
 import { measured } from './pack-stream.ts';
 import { runExtraCommands } from './pure-layer.ts';
 import type { RecipeContext } from './recipe-context.ts';
-import { baseJsonSchema, contentsSchema, fromImageArgs, layerArgs, machineArgs, scriptArgs } from './script-args.ts';
+import { baseJsonSchema, contentsSchema, fromImageArgs, layerArgs, machineArgs, machineLimits, scriptArgs } from './script-args.ts';
 import { openBase, type ScriptBase } from './script-base.ts';
 import { readBaseJson } from './script-base-json.ts';
 import { uploadTree } from './script-in-tools.ts';
@@ -73,7 +73,7 @@ export async function rootLayer(
     await prepare?.(tree);
     if (parts.extraCommands !== '') tree = scope.use(await runExtraCommands(tree, parts, base, context)).tree;
     context.note('Packing layer...');
-    const packing: PackOptions = isSeed ? { format: 'gnu', mtimeSec: parts.sourceDateEpoch } : { format: 'plain' };
+    const packing = rootPacking(parts);
     const isAsItCame = !isSeed && tree === ran.tree && prepare === null;
     const tar = isAsItCame ? ran.tar : await measured((signal) => packTree(tree, packing, signal), context.signal);
     context.note(`Finished building layer '${parts.name}'`);
@@ -84,7 +84,10 @@ export async function rootLayer(
   }
 }
 
-const MIB = 1024 * 1024;
+/** The seed sets all times; otherwise only what is later than the epoch is brought back to it. */
+export function rootPacking({ compat, sourceDateEpoch }: Pick<RootLayerParts, 'compat' | 'sourceDateEpoch'>): PackOptions {
+  return compat === 'seed' ? { format: 'gnu', mtimeSec: sourceDateEpoch } : { format: 'plain', maxMtimeSec: sourceDateEpoch };
+}
 
 /** The text is run by bash whatever its first line says, and stops at the first error. */
 async function runAsRoot(
@@ -101,7 +104,7 @@ async function runAsRoot(
     script: Buffer.from(`set -e\n${parts.runAsRoot}\n`).toString('base64'),
     contextId: hasContents ? await uploadTree(session, contents, '', context.signal) : null,
     isolation: parts.isolation,
-    limits: { diskBytes: parts.diskSize * MIB, memoryBytes: parts.buildVMMemorySize * MIB },
+    limits: machineLimits(parts),
     sourceDateEpoch: parts.sourceDateEpoch,
     compat: parts.compat,
   };

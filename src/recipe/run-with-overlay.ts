@@ -4,10 +4,11 @@ import { Scope } from '../core/scope.ts';
 import { parseArguments } from './arguments.ts';
 import { layerFile } from './build-image-layer.ts';
 import { importFile, runForLayer } from './engine-job.ts';
-import { type PackOptions, packTree } from './pack.ts';
+import { packTree } from './pack.ts';
 import { type LayerTar, measured } from './pack-stream.ts';
 import type { RecipeContext } from './recipe-context.ts';
-import { fromImageArgs, layerArgs, machineArgs, scriptArgs } from './script-args.ts';
+import { rootPacking } from './root-layer.ts';
+import { fromImageArgs, layerArgs, machineArgs, machineLimits, scriptArgs } from './script-args.ts';
 import { openBase, type ScriptBase } from './script-base.ts';
 import { runOnTree, subtree, uploadTree, WORK_DIRECTORY } from './script-in-tools.ts';
 import { seedUpperTree } from './seed-root-tree.ts';
@@ -55,7 +56,7 @@ export async function runWithOverlay(args: RunWithOverlayArgs, context: RecipeCo
     const disk = await new Hooks(await context.session(), parts, base, scope, context).run();
     const upper = subtree(disk, LAYER);
     const isSeed = parts.compat === 'seed';
-    const packing: PackOptions = isSeed ? { format: 'gnu', mtimeSec: parts.sourceDateEpoch } : { format: 'plain' };
+    const packing = rootPacking(parts);
     const layer = await measured((signal) => packTree(isSeed ? seedUpperTree(upper) : upper, packing, signal), context.signal);
     const tree = outputOf(disk, layer);
     return { fileName: parts.name, tree, layer, [Symbol.asyncDispose]: async () => await scope[Symbol.asyncDispose]() };
@@ -72,7 +73,6 @@ const LAYER_TAR = Buffer.from('layer.tar');
 
 const DISK = 'disk';
 const DISK_PATH = `${WORK_DIRECTORY}/${DISK}`;
-const MIB = 1024 * 1024;
 
 type Parts = z.output<typeof runWithOverlayArgsSchema>;
 
@@ -142,8 +142,7 @@ class Hooks {
   }
 
   #job(): Partial<JobSubmission> {
-    const { isolation, diskSize, buildVMMemorySize } = this.#parts;
-    return { isolation, limits: { diskBytes: diskSize * MIB, memoryBytes: buildVMMemorySize * MIB } };
+    return { isolation: this.#parts.isolation, limits: machineLimits(this.#parts) };
   }
 }
 

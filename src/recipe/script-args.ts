@@ -1,6 +1,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { compatChoices, isolationChoices } from '../core/job.ts';
+import type { Limits } from '../core/limits.ts';
 import { contentItemSchema } from './helpers-content.ts';
 import { SEED_EPOCH } from './seed-epoch.ts';
 
@@ -39,6 +40,24 @@ export const machineArgs = {
   diskSize: z.int().min(16).max(MIB_IN_TIB).default(1024),
   buildVMMemorySize: z.int().min(16).default(512),
 } as const;
+
+const MIB = 1024 * 1024;
+const BLOCK_BYTES = 4096;
+const MIN_INODES = 1024;
+const MAX_INODES = 500_000;
+
+/** Gives the limits of a job for {@link machineArgs}: as many files as blocks, so that a small disk is not full of inodes. */
+export function machineLimits({
+  diskSize,
+  buildVMMemorySize,
+}: {
+  readonly diskSize: number;
+  readonly buildVMMemorySize: number;
+}): Partial<Limits> {
+  const diskBytes = diskSize * MIB;
+  const inodes = Math.min(Math.max(Math.floor(diskBytes / BLOCK_BYTES), MIN_INODES), MAX_INODES);
+  return { diskBytes, memoryBytes: buildVMMemorySize * MIB, inodes };
+}
 
 /** What the functions that run scripts have beside the arguments of dockerTools. */
 export const scriptArgs = {

@@ -8,8 +8,19 @@ export type BaseNode = { readonly isDirectory: boolean; readonly mode: number; r
 /** The names in the merged root of a base image: paths are latin1 text, without a first slash. */
 export type BaseIndex = { has(path: string): boolean; get(path: string): BaseNode | undefined };
 
-/** Reads the headers of all layers, bottom to top, and applies whiteouts. Throws what `TarReader` throws. Source: OCI image-spec layer.md, "Whiteouts". */
+/**
+ * Reads the headers of all layers, bottom to top, and applies whiteouts; once for each image. Throws what `TarReader` throws. Source: OCI image-spec
+ * layer.md, "Whiteouts".
+ */
 export async function baseIndex(image: BaseImage, signal: AbortSignal): Promise<BaseIndex> {
+  const found = known.get(image) ?? readIndex(image, signal);
+  known.set(image, found);
+  return await found;
+}
+
+const known = new WeakMap<BaseImage, Promise<BaseIndex>>();
+
+async function readIndex(image: BaseImage, signal: AbortSignal): Promise<BaseIndex> {
   const merged = new Names();
   for (const layer of image.layers) {
     const changes = new LayerNames();

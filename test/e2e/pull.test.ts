@@ -7,10 +7,12 @@ import t from 'tap';
 import { openBaseImage } from '../../src/recipe/base-archive.ts';
 import { type PullImageArgs, prefetchImage, pullImage } from '../../src/recipe/pull-image.ts';
 import { rootlayer, rootlayerOk } from '../helpers/command.ts';
+import { startFakeDaemon } from '../helpers/fake-daemon.ts';
 import { startRegistry } from '../helpers/registry.ts';
 import { requires } from '../helpers/requires.ts';
 import { CONFIG, docker25Members, LOWER, scratch, UPPER, writeMembers } from '../unit/recipe/image-files.ts';
 import { sha256 } from '../unit/store/archive-fixture.ts';
+import { run } from './cli-process.ts';
 
 requires(t, 'skopeo', 'docker-registry');
 
@@ -81,6 +83,11 @@ t.test('pullImage() says what the registry said', async (t) => {
   await t.rejects(pullImage({ ...args, imageName: '127.0.0.1:1/none' }, { signal }), { code: 'E_REGISTRY', message: /connection refused/ });
 });
 
+t.test('pullImage() ends when it is cancelled', async (t) => {
+  await t.rejects(pullImage(args, { signal: AbortSignal.abort() }), { name: 'AbortError' });
+  t.same(readdirSync(path.join(directory, 'tmp')), []);
+});
+
 t.test('pullImage() names the place of a wrong argument', async (t) => {
   const refused = async (change: object, message: RegExp): Promise<void> => {
     await t.rejects(pullImage({ ...args, ...change } as PullImageArgs, { signal }), { code: 'E_RECIPE', message });
@@ -97,6 +104,23 @@ t.test('rootlayer image pull --prefetch prints digest and hashes', async (t) => 
   t.same(JSON.parse(ended.stdout), found);
   const people = await rootlayerOk(['image', 'pull', '--prefetch', `${imageName}:1`, '--no-tls-verify']);
   t.match(people.stdout, `imageDigest     ${found.imageDigest}\n`);
+});
+
+t.test('rootlayer image pull without -o brings the image into the store', async (t) => {
+  const daemon = await startFakeDaemon(t);
+  const pulled = await run(daemon, [
+    'image',
+    'pull',
+    `${imageName}@${found.imageDigest}`,
+    '--sha256',
+    found.sha256,
+    '--final-tag',
+    '1',
+    '--no-tls-verify',
+  ]);
+  t.same([pulled.status, pulled.stderr], [0, '']);
+  t.match(pulled.stdout, /^sha256:[0-9a-f]{64}\n$/);
+  t.equal(JSON.parse((await run(daemon, ['image', 'ls', '--json'])).stdout).images.length, 1);
 });
 
 t.test('rootlayer image pull wants a digest', async (t) => {

@@ -32,7 +32,8 @@ type FakeJob = {
 /**
  * An engine in memory that keeps the contract of core/engine.ts without running anything: callers see only their own, events are numbered and
  * replay, states follow each other, results have true digests. A script is a few words that it understands, one command a line: `echo TEXT`,
- * `echo TEXT >&2`, `bytes BASE64`, `cat` (until the end of input, which a terminal echoes), `sleep MS`, `flood`, `exit N`, `limit NAME`, `warn TEXT`, `size BYTES`, `break BYTES`, `env NAME`, `context`.
+ * `echo TEXT >&2`, `bytes BASE64`, `sleep MS`, `flood`, `exit N`, `limit NAME`, `warn TEXT`, `size BYTES`, `break BYTES`, `env NAME`, `context`, `cat`
+ * (until the end of input; a terminal echoes what is typed, and shows its new sizes).
  */
 export class FakeEngine implements Engine {
   readonly #images: ImageRecord[] = [];

@@ -70,7 +70,7 @@ export class GuestMachine {
 
   #bootArguments(): string[] {
     const parameters = 'console=ttyS0 quiet panic=-1 cryptomgr.notests init_on_alloc=0 mitigations=off noreplace-smp';
-    const append = `${parameters} tsc_early_khz=${readTscKhz()}`;
+    const append = `${parameters} tsc_early_khz=${readTscKhz()} tsc=reliable reboot=t`;
     return [...this.#arguments(), '-kernel', this.#image.kernelPath, '-initrd', this.#image.initramfsPath, '-append', append];
   }
 

@@ -8,6 +8,7 @@ import { AARCH64, type SyscallName, seccompArch, X86_64 } from '../../src/host/s
 import { compileFilter } from '../../src/host/seccomp/bpf.ts';
 import { actionName, runFilter } from '../../src/host/seccomp/interpreter.ts';
 import { jobProfile } from '../../src/host/seccomp/profile.ts';
+import { qemuProfile } from '../../src/host/seccomp/qemu-profile.ts';
 import { allowWhen, oneOf, type Profile } from '../../src/host/seccomp/rules.ts';
 import { captureWorkerProfile, unpackWorkerProfile } from '../../src/host/seccomp/worker-profiles.ts';
 import { repoRoot } from '../helpers/repo.ts';
@@ -54,7 +55,7 @@ const HARMLESS: ReadonlyMap<number, readonly bigint[]> = new Map(
 );
 
 t.test('a filter does in the kernel what the interpreter says, for every number', async (t) => {
-  for (const profile of [jobProfile(), jobProfile({ allowPtrace: true }), unpackWorkerProfile, captureWorkerProfile]) {
+  for (const profile of [jobProfile(), jobProfile({ allowPtrace: true }), unpackWorkerProfile, captureWorkerProfile, qemuProfile]) {
     const filter = compileFilter(profile, arch);
     const calls = Array.from({ length: 600 }, (_, nr) => nr)
       .filter((nr) => !UNTOUCHED.has(nr))

@@ -34,6 +34,7 @@ for (const record of [
   'status=5',
   'end=',
   'code=6',
+  'terminal=24 80',
   'unknown=1',
   '',
 ]) {
@@ -51,6 +52,9 @@ const MALFORMED: Record<string, string[]> = {
   'a negative number': ['status=5', 'userns=-1', 'end=', 'exec=/bin/true'],
   'no number': ['status=5', 'userns=', 'end=', 'exec=/bin/true'],
   'one of the standard descriptors': ['status=5', 'root=2', 'end=', 'exec=/bin/true'],
+  'a terminal with half a size': ['status=5', 'terminal=24', 'end=', 'exec=/bin/true'],
+  'a terminal without rows': ['status=5', 'terminal=0 80', 'end=', 'exec=/bin/true'],
+  'a terminal with more behind its size': ['status=5', 'terminal=24 80 1', 'end=', 'exec=/bin/true'],
   'a descriptor that is none': ['status=5', 'root=99999999', 'end=', 'exec=/bin/true'],
 };
 
@@ -59,6 +63,32 @@ for (const [what, records] of Object.entries(MALFORMED)) {
     t.equal(await report('job', records), SPEC_ERROR);
   });
 }
+
+const VM = ['status=5', 'user=1000', 'root=6', 'seccomp=6', 'caps=0', 'nnp=1', 'fsize=0', 'processes=10'];
+const PROGRAM = ['end=', 'exec=/bin/true'];
+
+t.test('the launcher takes a sealed request for a virtual machine', async (t) => {
+  t.equal(await report('vm', [...VM, ...PROGRAM]), 'error root 9\nexit 125\n', 'control: the records are good, the descriptors are not there');
+});
+
+for (const [what, records] of Object.entries({
+  'without a user of its own': VM.filter((record) => !record.startsWith('user=')),
+  'as root': [...VM, 'user=0'],
+  'as the user that means none': [...VM, 'user=4294967295'],
+  'without a root of its own': VM.filter((record) => !record.startsWith('root=')),
+  'without a filter': VM.filter((record) => !record.startsWith('seccomp=')),
+  'with a capability': [...VM, 'caps=1'],
+  'that may gain privileges': [...VM, 'nnp=0'],
+  "in the host's network": [...VM, 'network=host'],
+})) {
+  t.test(`V05 the launcher refuses a virtual machine ${what}`, async (t) => {
+    t.equal(await report('vm', [...records, ...PROGRAM]), SPEC_ERROR);
+  });
+}
+
+t.test('V05 behind the end mark the launcher passes no descriptor and changes no user', async (t) => {
+  for (const record of ['pass=6', 'user=0', 'processes=4096']) t.equal(await report('vm', [...VM, ...PROGRAM, record]), SPEC_ERROR, record);
+});
 
 t.test('S42 launch() refuses a value with a NUL byte, in whatever record', (t) => {
   for (const record of [

@@ -33,6 +33,18 @@ export function terminalBehaviour(t: Test, env: TestEngine, isolation: Isolation
     t.match(job.layer, { entries: 0 });
   });
 
+  t.test('terminal: the script has no end of it but its own, and cannot type at it by itself', async (t) => {
+    const type = `perl -e 'my $x = "x"; print ioctl(STDIN, 0x5412, $x) ? "typed" : "refused", "\n"'`;
+    const { job, stdout } = await run(
+      `ls -l /proc/[0-9]*/fd >/tmp/fds 2>/dev/null; grep -c pts/0 /tmp/fds; grep -c ptmx /tmp/fds || true; ${type}`,
+    );
+    t.equal(job.state, 'done', JSON.stringify(job.error));
+    const [own, near, typed] = stdout.split('\r\n');
+    t.ok(Number(own) >= 3, `${own}`);
+    t.equal(near, '0');
+    if (isolation === 'userns') t.equal(typed, 'refused');
+  });
+
   t.test('terminal: what is typed is echoed and read, byte by byte in its order', async (t) => {
     const screen = open('echo ready; read -r line; echo "got <$line>"; stty raw -echo; echo raw; head -c 300 | cksum');
     await screen.until('ready\r\n');
@@ -48,7 +60,7 @@ export function terminalBehaviour(t: Test, env: TestEngine, isolation: Isolation
   });
 
   t.test('terminal: a new size arrives with SIGWINCH', async (t) => {
-    const screen = open('trap "stty size; exit 0" WINCH; echo ready; for i in $(seq 200); do sleep 0.1; done; exit 1');
+    const screen = open('trap "stty size; exit 0" WINCH; echo ready; while :; do sleep 0.1; done', { limits: { timeMs: WAIT_MS } });
     await screen.until('ready');
     await env.engine.resizeTerminal(ROOT, screen.job.id, { rows: 51, columns: 213 });
     const { job, stdout } = await screen.ended();

@@ -11,8 +11,12 @@ import { addSessionOptions, DEFAULT_SOCKET, DEFAULT_STATE_DIR, type SessionOptio
 /** Something that jobs cannot do without is missing. */
 const EXIT_LACKING = 1;
 
+type DoctorOptions = SessionOptions & { json?: boolean; vm?: boolean };
+
 export function doctorCommand(outcome: Outcome): Command {
-  const command = new Command('doctor').option('--json', 'print the features as JSON');
+  const command = new Command('doctor')
+    .option('--json', 'print the features as JSON')
+    .option('--vm', 'boot a virtual machine to find out whether KVM works, and remember it for the daemon; needs root');
   return addSessionOptions(command)
     .addHelpText(
       'after',
@@ -22,7 +26,7 @@ With a daemon it shows what the daemon has, else what this process could have. E
 Example:
   sudo rootlayer doctor`,
     )
-    .action(async (options: SessionOptions & { json?: boolean }) => {
+    .action(async (options: DoctorOptions) => {
       const features = await readFeatures(options);
       if (options.json) printJson({ features });
       else for (const feature of features) print(featureLines(feature));
@@ -30,13 +34,20 @@ Example:
     });
 }
 
-async function readFeatures(options: SessionOptions): Promise<Feature[]> {
+async function readFeatures(options: DoctorOptions): Promise<Feature[]> {
+  if (options.vm) return tryVm(options.stateDir ?? DEFAULT_STATE_DIR);
   const socket =
     options.socket ?? (process.env['ROOTLAYER_SOCKET'] || undefined) ?? (existsSync(DEFAULT_SOCKET) ? DEFAULT_SOCKET : undefined);
   if (socket !== undefined && options.stateDir === undefined) return connect(socket).features();
   // No engine is started: it would fail on just what the user wants to know.
   const { findFeatures } = await import('../../features.ts');
   return findFeatures(nearestExisting(options.stateDir ?? DEFAULT_STATE_DIR));
+}
+
+/** Where there is no state directory, there is nowhere to remember it. */
+async function tryVm(stateDir: string): Promise<Feature[]> {
+  const { tryVmFeatures } = await import('../../vm-features.ts');
+  return tryVmFeatures(existsSync(stateDir) ? path.join(stateDir, 'vm') : null, new AbortController().signal);
 }
 
 function nearestExisting(dir: string): string {

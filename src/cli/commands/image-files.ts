@@ -121,7 +121,7 @@ async function store(file: ImageFile, session: Session, isJson: boolean, { signa
   );
   output.end();
   if (isJson) printJson(image);
-  else print(`${image.id}  ${image.names.join(' ')}`);
+  else print([image.id, ...(image.names.length === 0 ? [] : [image.names.join(' ')])].join('  '));
 }
 
 /** Reads `name`, `name:tag`, `name@digest` or `name:tag@digest`. A colon behind the last slash starts a tag. */

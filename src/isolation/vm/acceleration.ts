@@ -70,8 +70,13 @@ async function probe(
     const error = toRootlayerError(thrown);
     // Another failure (no room, no descriptors) says nothing about KVM.
     const isCertain = error.code === 'E_VM_CRASH' || error.code === 'E_VM_TIMEOUT';
-    return { acceleration: 'tcg', why: `/dev/kvm opens, but no guest boots with it: ${error.message}`, isCertain };
+    return { acceleration: 'tcg', why: `/dev/kvm opens, but no guest boots with it: ${inShort(error.message)}`, isCertain };
   }
+}
+
+/** What happened, without what could not be done and without QEMU's own words. */
+function inShort(message: string): string {
+  return message.replace(/^Cannot [^:]*: /, '').replace(/ \(.*\)$/s, '');
 }
 
 async function readRemembered(file: string, key: string): Promise<Accelerated | null> {

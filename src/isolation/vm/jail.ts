@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { constants, existsSync, statSync } from 'node:fs';
 import { chmod, copyFile, mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
@@ -24,12 +25,7 @@ const FIRMWARE_DIRECTORIES = ['/usr/share/qemu', '/usr/share/seabios', '/usr/sha
  * when QEMU is missing.
  */
 export async function openJail(directory: string, signal: AbortSignal): Promise<Jail> {
-  if (!existsSync(QEMU_PROGRAM)) {
-    throw new RootlayerError('E_TOOL', `Cannot find program "${QEMU_PROGRAM}": it is not installed`, {
-      hint: 'Install the package qemu-system-x86.',
-    });
-  }
-  const qemuVersion = firstLine(await outputOf(QEMU_PROGRAM, ['--version'], signal));
+  const qemuVersion = readQemuVersion();
   const files = await findFiles(signal);
   const key = keyOf(qemuVersion, files);
   const path = join(directory, `qemu-root-${key}`);
@@ -38,6 +34,17 @@ export async function openJail(directory: string, signal: AbortSignal): Promise<
     await removeOthers(directory, path);
   }
   return { path, key, qemuVersion };
+}
+
+/** Gives the version of the installed QEMU as it tells it. Throws `E_TOOL` naming the package when there is none. */
+export function readQemuVersion(): string {
+  if (!existsSync(QEMU_PROGRAM)) {
+    throw new RootlayerError('E_TOOL', `Cannot find program "${QEMU_PROGRAM}": it is not installed`, {
+      hint: 'Install the package qemu-system-x86.',
+    });
+  }
+  const { stdout } = spawnSync(QEMU_PROGRAM, ['--version'], { env: {}, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+  return stdout.split('\n')[0]?.replace(/^QEMU emulator version /, '') ?? '';
 }
 
 /** A file of the host, and where the jail has it. */
@@ -112,10 +119,6 @@ async function removeOthers(directory: string, kept: string): Promise<void> {
     const path = join(directory, name);
     if (name.startsWith('qemu-root-') && path !== kept) await rm(path, { recursive: true, force: true });
   }
-}
-
-function firstLine(text: string): string {
-  return text.split('\n')[0]?.replace(/^QEMU emulator version /, '') ?? '';
 }
 
 async function outputOf(program: string, args: string[], signal: AbortSignal): Promise<string> {

@@ -107,9 +107,11 @@ function diskArguments(fd: number, slot: number): string[] {
 }
 
 function bootArguments(acceleration: Acceleration, tscKhz: number): string[] {
-  const parameters = ['console=ttyS0', 'quiet', 'panic=-1', 'cryptomgr.notests', 'init_on_alloc=0'];
-  // An emulated guest has nothing to calibrate its clock by, and hangs at it on a busy host; it is no boundary that mitigations would strengthen.
-  if (acceleration === 'tcg') parameters.push(`tsc_early_khz=${tscKhz}`, 'mitigations=off', 'noreplace-smp');
+  // A guest that panics ends QEMU by a triple fault: other ways of restarting may lead into the firmware, which would wait for ever.
+  const parameters = ['console=ttyS0', 'quiet', 'panic=-1', 'reboot=t', 'cryptomgr.notests', 'init_on_alloc=0'];
+  // An emulated guest has nothing to calibrate its clock by, and hangs at it on a busy host, or takes that clock for broken and goes by ticks, of
+  // which it then misses some. It is no boundary that mitigations would strengthen.
+  if (acceleration === 'tcg') parameters.push(`tsc_early_khz=${tscKhz}`, 'tsc=reliable', 'mitigations=off', 'noreplace-smp');
   return ['-kernel', `${BOOT_DIRECTORY}/kernel`, '-initrd', `${BOOT_DIRECTORY}/initramfs`, '-append', parameters.join(' ')];
 }
 

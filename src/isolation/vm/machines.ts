@@ -150,7 +150,8 @@ export class VirtualMachines implements AsyncDisposable {
     const running = [...this.#running];
     for (const run of running) run.kill();
     await Promise.all(running.map(async (run) => await run.released));
-    await this.#ready?.catch(() => {});
+    const ready = await this.#ready?.catch(() => null);
+    await ready?.templates.settled();
     this.#closeFds();
   }
 }

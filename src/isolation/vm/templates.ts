@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import { closeSync, constants, fchmodSync, fsyncSync, openSync } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, stat, unlink, utimes } from 'node:fs/promises';
+import { closeSync, constants, existsSync, openSync } from 'node:fs';
+import { mkdir, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deferred } from '../../core/deferred.ts';
 import { toRootlayerError } from '../../core/errors.ts';
@@ -9,6 +9,7 @@ import { type Acceleration, qemuCommand, readTscKhz, type VmShape, vmSeatLimits 
 import { MachineLink, type VmHost } from './machine-link.ts';
 import { Monitor } from './monitor.ts';
 import type { SavedState } from './session.ts';
+import { collectStates, openScratch, writeState } from './state-files.ts';
 import type { GuestEvent } from './stream-reader.ts';
 import type { VmOptions, VmSeat } from './types.ts';
 
@@ -47,7 +48,7 @@ export class Templates {
   async ensure(shape: VmShape, acceleration: Acceleration, bootMs: number | null, signal: AbortSignal): Promise<void> {
     const key = this.#key(shape, acceleration);
     const path = join(this.#directory, key);
-    if (await exists(path)) return;
+    if (existsSync(path)) return;
     let making = this.#making.get(key);
     if (making === undefined) {
       making = this.#make(path, shape, acceleration, bootMs, signal).finally(() => this.#making.delete(key));
@@ -66,12 +67,16 @@ export class Templates {
       await utimes(path, now, now);
       const fd = openSync(path, constants.O_RDONLY);
       return { fd, close: () => closeSync(fd), worked: () => this.#failures.delete(key), failed: () => this.#failed(key, path) };
-    } catch (error) {
-      signal.throwIfAborted();
+    } catch {
       // The guest itself may boot all the same; if it does not, the job tells why.
-      toRootlayerError(error);
+      signal.throwIfAborted();
       return null;
     }
+  }
+
+  /** Waits for what is being made. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#making.values());
   }
 
   #failed(key: string, path: string): void {
@@ -93,23 +98,9 @@ export class Templates {
 
   async #make(path: string, shape: VmShape, acceleration: Acceleration, bootMs: number | null, signal: AbortSignal): Promise<void> {
     await mkdir(this.#directory, { recursive: true, mode: 0o700 });
-    const limits = vmSeatLimits(shape);
-    await using seat = await this.#parts.takeSeat(limits, signal);
-    const temporary = `${path}.${process.pid}.new`;
-    const file = await open(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
-    try {
-      await this.#bootAndSave(file.fd, shape, acceleration, bootMs, seat, signal);
-      fchmodSync(file.fd, 0o400);
-      await file.sync();
-      await rename(temporary, path);
-      syncDirectory(this.#directory);
-    } catch (error) {
-      await unlink(temporary).catch(() => {});
-      throw error;
-    } finally {
-      await file.close();
-    }
-    await this.#collect();
+    await using seat = await this.#parts.takeSeat(vmSeatLimits(shape), signal);
+    await writeState(path, async (fd) => await this.#bootAndSave(fd, shape, acceleration, bootMs, seat, signal));
+    await collectStates(this.#directory, KEPT);
   }
 
   async #bootAndSave(
@@ -156,27 +147,6 @@ export class Templates {
       await link.gone;
     }
   }
-
-  /** The least recently used go, and what a process left behind that ended while it made one. */
-  async #collect(): Promise<void> {
-    const names = await readdir(this.#directory);
-    const found = await Promise.all(names.map(async (name) => await describe(join(this.#directory, name))));
-    const byUse = found.flatMap((file) => file ?? []).sort((a, b) => b.usedMs - a.usedMs);
-    const stale = byUse.filter((file, index) => (file.isNew ? Date.now() - file.usedMs > STALE_MS : index >= KEPT));
-    for (const { path } of stale) await rm(path, { force: true });
-  }
-}
-
-const STALE_MS = 3600_000;
-
-type StateFile = { path: string; usedMs: number; isNew: boolean };
-
-async function describe(path: string): Promise<StateFile | null> {
-  try {
-    return { path, usedMs: (await stat(path)).mtimeMs, isNew: path.endsWith('.new') };
-  } catch {
-    return null; // another process has removed it
-  }
 }
 
 function isReady(events: Iterable<GuestEvent>): boolean {
@@ -187,26 +157,4 @@ function isReady(events: Iterable<GuestEvent>): boolean {
 
 function throwIfError(result: unknown): void {
   if (result !== undefined) throw result;
-}
-
-/** The first disk of each machine can be written: this one is thrown away. */
-async function openScratch(directory: string): Promise<{ fd: number } & AsyncDisposable> {
-  const path = join(directory, `scratch.${process.pid}.${Math.random().toString(16).slice(2)}.new`);
-  const file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
-  await unlink(path);
-  await file.truncate(MIB);
-  return { fd: file.fd, [Symbol.asyncDispose]: async () => await file.close() };
-}
-
-function syncDirectory(path: string): void {
-  const fd = openSync(path, constants.O_RDONLY);
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return (await describe(path)) !== null;
 }

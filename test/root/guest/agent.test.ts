@@ -1,87 +1,17 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, lutimesSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, lutimesSync, mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import { AGENT, buildGuestImage } from '../../../src/guest/guest-image.ts';
-import { findKernel } from '../../../src/guest/kernel.ts';
+import { AGENT } from '../../../src/guest/guest-image.ts';
 import { readTar } from '../../helpers/engine.ts';
-import { makeBaseDisk, makeBusyboxDisk, makeDisk, makeScratchDisk } from '../../helpers/guest-disks.ts';
-import { type GuestFrame, type GuestJob, GuestMachine, type GuestRun } from '../../helpers/guest-vm.ts';
+import { makeBusyboxDisk, makeDisk, makeScratchDisk } from '../../helpers/guest-disks.ts';
+import { listResult, MEMORY, MIB, openTestGuest, xattrsOf } from '../../helpers/guest-job.ts';
+import type { GuestFrame, GuestJob } from '../../helpers/guest-vm.ts';
 import { requires } from '../../helpers/requires.ts';
 
 t.setTimeout(300_000);
-requires(t, 'root', 'base-image', 'vm-kernel', 'qemu-system-x86_64', 'mkfs.erofs', 'mkfs.ext4', 'busybox');
-
-const MIB = 1024 * 1024;
-const dir = mkdtempSync(path.join(tmpdir(), 'guest-'));
-t.teardown(() => rmSync(dir, { recursive: true, force: true }));
-
-const image = await buildGuestImage(
-  { kernel: findKernel(), agentPath: AGENT, outputDir: path.join(dir, 'image') },
-  new AbortController().signal,
-);
-const base = makeBaseDisk(path.join(dir, 'base'));
-const machine = await GuestMachine.boot(image, dir);
-
-const BASH: GuestJob['records'] = [
-  ['env', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin'],
-  ['env', 'HOME=/root'],
-  ['exec', '/bin/bash'],
-  ['arg', '-e'],
-  ['arg', '/dev/rootlayer/script'],
-];
-const LIMITS: GuestJob['records'] = [
-  ['memory', 192 * MIB],
-  ['pids', 256],
-  ['fsize', 64 * MIB],
-];
-
-type TestJob = Partial<GuestJob> & { scratchMib?: number; lowers?: string[]; files?: string; program?: GuestJob['records'] };
-
-/** Runs a script on the base (or on other layers, topmost first), in a machine restored for it. */
-async function run(script: string | Buffer, job: TestJob = {}): Promise<GuestRun> {
-  const { lowers = [base], files, records = [], program = BASH } = job;
-  const scratch = makeScratchDisk(path.join(dir, 'scratch'), job.scratchMib);
-  const ran = await machine.run({
-    ...job,
-    disks: [scratch, ...lowers, ...(files === undefined ? [] : [files])],
-    script,
-    records: [
-      ...lowers.map((_, index): [string, number] => ['lower', index + 1]),
-      ...(files === undefined ? [] : ([['files', lowers.length + 1]] as [string, number][])),
-      ['scratch', 0],
-      ...LIMITS,
-      ...records,
-      ['end', ''],
-      ...program,
-    ],
-  });
-  rmSync(scratch);
-  return ran;
-}
-
-/** The members of a result by their names, as one line each: type, mode, owner, then what its type has. */
-function list(tar: Buffer): Record<string, string> {
-  return Object.fromEntries(
-    readTar(tar).map(({ header, body }) => {
-      const { type, mode, uid, gid, linkName, devMajor, devMinor } = header;
-      const isDevice = type === 'char' || type === 'block';
-      const own = isDevice
-        ? `${devMajor}:${devMinor}`
-        : type === 'file'
-          ? body.toString('latin1').slice(0, 40)
-          : linkName.toString('latin1');
-      return [header.name.toString('latin1'), `${type} ${mode.toString(8)} ${uid}:${gid} ${own}`.trim()];
-    }),
-  );
-}
-
-/** The attributes of one member, values in hex. */
-function xattrs(tar: Buffer, name: string): Record<string, string> {
-  const found = readTar(tar).find(({ header }) => header.name.equals(Buffer.from(name, 'latin1')));
-  return Object.fromEntries((found?.header.xattrs ?? []).map(({ name, value }) => [name.toString('latin1'), value.toString('hex')]));
-}
+requires(t, 'setfattr');
+const { dir, base, run } = await openTestGuest(t, AGENT);
 
 t.test('agent runs a script as the request says', async (t) => {
   const files = makeBusyboxDisk(path.join(dir, 'files'));
@@ -91,7 +21,7 @@ t.test('agent runs a script as the request says', async (t) => {
     cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; cut -d: -f3 /proc/self/cgroup; cat /sys/class/net/lo/operstate
     echo trouble >&2; echo direct > /dev/stdout; exit 7
     # ${'x'.repeat(70_000)}`;
-  const ran = await run(script, { files, records: [['hostname', 'some-job']], program: [['env', 'B=two words'], ...BASH] });
+  const ran = await run(script, { files, records: [['hostname', 'some-job']], env: ['B=two words'] });
   const now = Math.floor(Date.now() / 1000);
   const lines = ran.stdout.split('\n');
   const clock = Number(lines.splice(7, 1)[0]);
@@ -103,7 +33,7 @@ t.test('agent runs a script as the request says', async (t) => {
     'file size                   (blocks, -f) 65536',
     'core file size              (blocks, -c) 0',
     'open files                          (-n) 4096',
-    String(192 * MIB),
+    String(MEMORY),
     '256',
     '/',
     'unknown',
@@ -135,7 +65,7 @@ t.test('agent sends what a script changed, exactly', async (t) => {
   t.equal(ran.stderr, '');
   t.match(ran.end, { status: '0', changed: '1' });
   t.match(ran.frames, /^M1?XTF$/);
-  const seen = list(ran.tar);
+  const seen = listResult(ran.tar);
   const long = `./srv/${'7'.padStart(250, '0')}/${'8'.padStart(250, '0')}/`;
   t.match(seen, {
     './srv/link': 'symlink 777 0:0 ../etc/passwd',
@@ -158,10 +88,10 @@ t.test('agent sends what a script changed, exactly', async (t) => {
   t.equal(seen[first], 'file 664 0:0 one');
   t.notOk('./srv/sock' in seen, 'sockets are left out');
   t.notOk(Object.keys(seen).some((name) => name.startsWith('./dev/') || name.startsWith('./proc/')));
-  t.strictSame(xattrs(ran.tar, './usr/share/doc/tar/'), { 'trusted.overlay.opaque': '79' });
-  t.strictSame(xattrs(ran.tar, './srv/cap'), { 'security.capability': '0100000200200000000000000000000000000000' });
-  t.strictSame(Object.keys(xattrs(ran.tar, first)), ['system.posix_acl_access', 'user.a=b%', 'user.overlay']);
-  t.equal(xattrs(ran.tar, first)['user.a=b%'], '00ff62696e');
+  t.strictSame(xattrsOf(ran.tar, './usr/share/doc/tar/'), { 'trusted.overlay.opaque': '79' });
+  t.strictSame(xattrsOf(ran.tar, './srv/cap'), { 'security.capability': '0100000200200000000000000000000000000000' });
+  t.strictSame(Object.keys(xattrsOf(ran.tar, first)), ['system.posix_acl_access', 'user.a=b%', 'user.overlay']);
+  t.equal(xattrsOf(ran.tar, first)['user.a=b%'], '00ff62696e');
   const times = Object.fromEntries(
     readTar(ran.tar).map(({ header }) => [header.name.toString('latin1'), [header.mtimeSec, header.mtimeNsec]]),
   );
@@ -177,7 +107,7 @@ t.test('agent sends no result of a script that changed nothing, and one of the r
   t.equal(same.frames, 'M1XF');
   const other = await run('chmod 700 /');
   t.match(other.end, { status: '0', changed: '1' });
-  t.strictSame(list(other.tar), { './': 'directory 700 0:0' });
+  t.strictSame(listResult(other.tar), { './': 'directory 700 0:0' });
 });
 
 t.test('agent stacks layers with deletions, and takes the attributes of the image', async (t) => {
@@ -208,7 +138,7 @@ t.test('agent runs a script on no layers', async (t) => {
   ];
   const ran = await run('echo here; echo x > /x', { lowers: [], files, program });
   t.equal(ran.stdout, 'here\n');
-  t.strictSame(list(ran.tar), { './': 'directory 755 0:0', './x': 'file 644 0:0 x' });
+  t.strictSame(listResult(ran.tar), { './': 'directory 755 0:0', './x': 'file 644 0:0 x' });
 });
 
 t.test('agent names the limit that ended a script', async (t) => {

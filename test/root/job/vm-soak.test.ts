@@ -22,7 +22,7 @@ if (env !== null) {
     { timeout: 600_000 },
     async (t) => {
       t.equal((await job('first')).job.state, 'done', 'the state is saved');
-      await using _hogs = startHogs();
+      t.teardown(startHogs());
       const fds = countFds();
       const before = process.memoryUsage().rss;
       for (let n = 0; n < IN_A_ROW; n++) {
@@ -37,7 +37,7 @@ if (env !== null) {
   );
 
   t.test('8 restored jobs at once, beside a process that wants every processor, all end well', { timeout: 300_000 }, async (t) => {
-    await using _hogs = startHogs();
+    t.teardown(startHogs());
     const ran = await Promise.all(Array.from({ length: AT_ONCE }, (_job, n) => job(`at${n}`)));
     for (const [n, { job: record, stdout }] of ran.entries()) {
       t.same({ state: record.state, stdout, error: record.error }, { state: 'done', stdout: `at${n}\n`, error: null });
@@ -51,14 +51,12 @@ function countFds(): number {
   return readdirSync('/proc/self/fd').length;
 }
 
-/** One busy loop for each processor, ended on dispose. */
-function startHogs(): AsyncDisposable {
+/** One busy loop for each processor; gives what ends them. */
+function startHogs(): () => Promise<void> {
   const hogs = Array.from({ length: availableParallelism() }, () => spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' }));
-  return {
-    [Symbol.asyncDispose]: async () => {
-      const ended = hogs.map((hog) => new Promise((resolve) => hog.once('exit', resolve)));
-      for (const hog of hogs) hog.kill('SIGKILL');
-      await Promise.all(ended);
-    },
+  return async () => {
+    const ended = hogs.map((hog) => new Promise((resolve) => hog.once('exit', resolve)));
+    for (const hog of hogs) hog.kill('SIGKILL');
+    await Promise.all(ended);
   };
 }

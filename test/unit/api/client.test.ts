@@ -29,6 +29,23 @@ async function finish(session: Session, script: string): Promise<JobRecord> {
 
 /** What every session must do, however it reaches its engine. */
 function testSession(t: Test, name: string, open: (t: Test) => Promise<{ session: Session; engine: FakeEngine }>): void {
+  t.test(`${name}: a terminal takes input and sizes, and errors have their codes`, async (t) => {
+    const { session } = await open(t);
+    const terminal = { rows: 24, columns: 80 };
+    const { id } = await session.submit({ from: 'scratch', script: SCRIPT('echo up\ncat'), terminal });
+    let text = '';
+    for await (const event of session.events(id, 1, true, never())) {
+      if (event.type !== 'log') continue;
+      text += Buffer.from(event.data, event.encoding ?? 'utf8').toString('latin1');
+      if (text === 'up\n') await session.sendInput(id, Buffer.from([0xff, 0x00]));
+      else if (text === 'up\n\xff\x00') await session.resizeTerminal(id, { rows: 30, columns: 100 });
+      else await session.sendInput(id, Buffer.alloc(0));
+    }
+    t.equal(text, 'up\n\xff\x00[30 100]');
+    await t.rejects(session.sendInput(id, Buffer.from('late')), { code: 'E_CONFLICT' });
+    await t.rejects(session.resizeTerminal(parseJobId('0'.repeat(32)), terminal), { code: 'E_NOT_FOUND' });
+  });
+
   t.test(`${name}: an image can be imported, found by name and digest, exported and removed`, async (t) => {
     const { session } = await open(t);
     const stages: string[] = [];

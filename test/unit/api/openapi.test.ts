@@ -79,6 +79,7 @@ t.test('openApiDocument() refuses unknown members of a job, and takes no host pa
     'network',
     'script',
     'sourceDateEpoch',
+    'terminal',
   ]);
 });
 

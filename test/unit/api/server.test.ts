@@ -128,6 +128,34 @@ t.test('GET events replays from a number on, and ends with "end"', async (t) => 
   t.same((await fetchFrom(socketPath, `${base}/events?from=0`)).status, 400);
 });
 
+t.test("POST terminal/input types at a job's terminal, PUT terminal/size sets its size, and no bytes are the end", async (t) => {
+  const { socketPath } = await startFakeDaemon(t);
+  const submit = async (terminal: unknown): Promise<string> => {
+    const body = JSON.stringify({ from: 'scratch', script: SCRIPT('echo up\ncat'), terminal });
+    const reply = await fetchFrom(socketPath, '/v1/jobs', { method: 'POST', headers: JSON_TYPE, body });
+    t.equal(reply.status, 201, reply.body);
+    return `/v1/jobs/${String(Reflect.get(Object(JSON.parse(reply.body)), 'id'))}`;
+  };
+  const job = await submit({ rows: 24, columns: 80 });
+  const type = (body: string | Buffer, to = job) => fetchFrom(socketPath, `${to}/terminal/input`, { method: 'POST', body });
+  const resize = (size: unknown) =>
+    fetchFrom(socketPath, `${job}/terminal/size`, { method: 'PUT', headers: JSON_TYPE, body: JSON.stringify(size) });
+  t.match(await type(Buffer.from([0xff, 0x03])), { status: 204, body: '' });
+  t.match(await resize({ rows: 50, columns: 132 }), { status: 204, body: '' });
+  for (const size of [{ rows: 0, columns: 80 }, { rows: 24, columns: 1001 }, { rows: 24 }, { rows: 24, columns: 80, pixels: 1 }]) {
+    t.match(problemFields(await resize(size)), { status: 400, code: 'E_PROTOCOL' }, JSON.stringify(size));
+  }
+  t.match(problemFields(await type(Buffer.alloc(64 * 1024 + 1))), { status: 400, code: 'E_PROTOCOL' });
+  t.match(await type(Buffer.alloc(64 * 1024, 'y')), { status: 204 });
+  t.match(await type(''), { status: 204 });
+  const log = (await fetchFrom(socketPath, `${job}/log?follow=1`)).body;
+  t.equal(log, `up\n\ufffd\x03[50 132]${'y'.repeat(64 * 1024)}`);
+  t.match(problemFields(await type('late')), { status: 409, code: 'E_CONFLICT' });
+  const plain = await submit(null);
+  t.match(problemFields(await type('x', plain)), { status: 409, code: 'E_CONFLICT' });
+  t.match(problemFields(await type('x', `/v1/jobs/${'0'.repeat(32)}`)), { status: 404, code: 'E_NOT_FOUND' });
+});
+
 t.test('GET log gives the streams together or one of them', async (t) => {
   const { socketPath } = await startFakeDaemon(t);
   const body = JSON.stringify({ from: 'scratch', script: SCRIPT('echo one\necho two >&2\nbytes /wD+\necho three') });

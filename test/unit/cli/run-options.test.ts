@@ -35,6 +35,7 @@ t.test('planRun() makes a request with the bytes of the script', async (t) => {
     name: 'x:1',
     config: null,
     compat: 'none',
+    terminal: null,
   });
   t.same([plan.source, plan.items, plan.output], [{ kind: 'stored', ref: 'scratch' }, [], null]);
 });
@@ -86,6 +87,19 @@ t.test('planRun() refuses a wrong value and names its option', async (t) => {
   for (const [options, message] of refused) {
     await t.rejects(planRun(await makeOptions(t, options)), { code: 'E_USAGE', message }, JSON.stringify(options));
   }
+});
+
+t.test('planRun() asks for a terminal of the usual size and kind where it prints to none', async (t) => {
+  const term = process.env['TERM'];
+  process.env['TERM'] = 'vt-test';
+  t.teardown(() => {
+    if (term === undefined) delete process.env['TERM'];
+    else process.env['TERM'] = term;
+  });
+  const { request } = await planRun(await makeOptions(t, { tty: true, detach: true }));
+  if (!process.stdout.isTTY && !process.stderr.isTTY) t.same(request.terminal, { rows: 24, columns: 80 });
+  t.same(request.env, { TERM: 'vt-test' });
+  t.same((await planRun(await makeOptions(t, { tty: true, detach: true, env: ['TERM=dumb'] }))).request.env, { TERM: 'dumb' });
 });
 
 t.test('planRun() keeps the value of a secret out of its message', async (t) => {

@@ -17,7 +17,10 @@ t.test('parseArguments() names the place of what is wrong, and what is wanted', 
     [{ name: 'x', uid: '0' }, '/uid: it is a string, want a number'],
     [{ name: 'x', uid: -1 }, '/uid: Too small: expected number to be >=0'],
     [{ name: 'x', config: ['a'] }, '/config: it is a list, want an object'],
-    [{ name: 'x', copyToRoot: [{ function: 'fakeNss', extraPasswdLine: [] }] }, '/copyToRoot/0/extraPasswdLine: there is no such member, did you mean "extraPasswdLines"?'],
+    [
+      { name: 'x', copyToRoot: [{ function: 'fakeNss', extraPasswdLine: [] }] },
+      '/copyToRoot/0/extraPasswdLine: there is no such member, did you mean "extraPasswdLines"?',
+    ],
     [{ name: 'x', copyToRoot: 3 }, '/copyToRoot: want a path, an object such as {"function": "binSh"}, or a list of them'],
     [{ name: 'x', created: 'then' }, '/created: want a time such as "1970-01-01T00:00:01Z", or "now"'],
     [{ name: 'x', compressor: 'bz2' }, '/compressor: Invalid option: expected one of "none"|"gz"|"zstd"'],
@@ -28,11 +31,17 @@ t.test('parseArguments() names the place of what is wrong, and what is wanted', 
 });
 
 t.test('parseArguments() lists the known members when none is near', async (t) => {
-  t.throws(() => parseArguments(argumentSchemas.binSh, { zzzzzzzz: 1 }), { message: 'Cannot use recipe: /zzzzzzzz: there is no such member', hint: 'known are: bash' });
+  t.throws(() => parseArguments(argumentSchemas.binSh, { zzzzzzzz: 1 }), {
+    message: 'Cannot use recipe: /zzzzzzzz: there is no such member',
+    hint: 'known are: bash',
+  });
 });
 
 t.test('runRecipe() refuses a missing and an unknown function', async (t) => {
-  await t.rejects(runRecipe({}, quietContext()), { code: 'E_RECIPE', message: 'Cannot use recipe: /function: it is missing, want the name of a function' });
+  await t.rejects(runRecipe({}, quietContext()), {
+    code: 'E_RECIPE',
+    message: 'Cannot use recipe: /function: it is missing, want the name of a function',
+  });
   await t.rejects(runRecipe({ function: 'buildimage' }, quietContext()), {
     message: 'Cannot use recipe: /function: there is no function "buildimage", did you mean "buildImage"?',
   });

@@ -150,6 +150,12 @@ t.test('openBaseImage() names the file that it cannot use', async (t) => {
   const broken = path.join(directory, 'broken.gz');
   writeFileSync(broken, Buffer.from('1f8b0800000000000003ffffffffffffff', 'hex'));
   await t.rejects(openBaseImage(broken, {}, signal), { code: 'E_COMPRESSION' });
+  const half = path.join(directory, 'broken.zst');
+  writeFileSync(half, readFileSync(writeZstd(path.join(directory, 'text.zst'), text)).subarray(0, -8));
+  await t.rejects(openBaseImage(half, {}, signal), {
+    code: 'E_COMPRESSION',
+    message: /Cannot use image ".*broken.zst": cannot run .*zstd: it ended with status 1/,
+  });
   const cut = path.join(directory, 'cut.tar');
   writeFileSync(cut, readFileSync(writeMembers(path.join(directory, 'a.tar'), classicMembers(null))).subarray(0, 2000));
   await t.rejects(openBaseImage(cut, {}, signal), { code: 'E_ARCHIVE_TRUNCATED' });
@@ -180,9 +186,10 @@ t.test('openOuterArchive() gives the members as they are', async (t) => {
 
 t.test('openBaseImages() gives each image of an archive once, with all its names', async (t) => {
   const members = twoImages(['a:1'], ['b:1']).map((entry): Members[number] => {
-    if (entry[0] !== 'manifest.json') return entry;
+    const [name, body] = entry;
+    if (name !== 'manifest.json' || !Buffer.isBuffer(body)) return entry;
     const again = { Config: '1.json', RepoTags: ['c:1'], Layers: ['l.tar', 'u.tar', 'l.tar'] };
-    return ['manifest.json', jsonOf([...JSON.parse(entry[1].toString()), again])];
+    return ['manifest.json', jsonOf([...JSON.parse(body.toString()), again])];
   });
   await using archive = await openBaseImages(writeMembers(path.join(scratch(t), 'a.tar'), members), signal);
   t.same(

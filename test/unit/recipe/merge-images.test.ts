@@ -45,6 +45,7 @@ t.test('mergeImages() keeps all tags of images with one name, and copies each la
     writeMembers(path.join(directory, 'a.tar'), classicMembers(['foo:1'])),
     writeMembers(path.join(directory, 'b.tar'), smallImage('foo', '2', 'two')),
     writeMembers(path.join(directory, 'c.tar'), ociMembers('docker.io/library/foo:3')),
+    writeMembers(path.join(directory, 'd.tar'), classicMembers(['docker.io/library/foo:1', 'localhost/foo:4'])),
   ];
   const { bytes, fileName } = await merged({ images: files });
   t.equal(fileName, 'merge-docker-images.tar');

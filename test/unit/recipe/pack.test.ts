@@ -152,6 +152,17 @@ t.test('packTree() in format plain keeps hard links, attributes and times', asyn
   t.same(members[1]?.header.xattrs, node.xattrs);
 });
 
+t.test('packTree() brings times back to the latest one that is allowed', async (t) => {
+  const timed = new Tree();
+  timed.insert(Buffer.from('early'), { ...fileOf(''), mtimeSec: 5 });
+  timed.insert(Buffer.from('late'), { ...fileOf(''), mtimeSec: 500 });
+  const members = readTar(await packed(timed, { format: 'plain', maxMtimeSec: 100 }));
+  t.same(
+    members.map(({ header }) => header.mtimeSec),
+    [0, 5, 100],
+  );
+});
+
 t.test('packTree() refuses a file that changed since it was looked at', async (t) => {
   const file = path.join(dir, 'changing');
   writeFileSync(file, 'before');

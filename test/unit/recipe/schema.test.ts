@@ -43,7 +43,7 @@ t.test('docs/recipes.md has a row for each argument of each function', async (t)
 
 /** Arguments that docs/recipes.md explains once, in the table "Arguments that several functions have". */
 const COMMON = new Set(
-  [...(docs.split(/^## /m).find((text) => text.startsWith('Arguments that several')) ?? '').matchAll(/^\| (.*?) \|/gm)].flatMap(([, cell = '']) =>
-    [...cell.matchAll(/`(\w+)`/g)].map(([, name = '']) => name),
+  [...(docs.split(/^## /m).find((text) => text.startsWith('Arguments that several')) ?? '').matchAll(/^\| (.*?) \|/gm)].flatMap(
+    ([, cell = '']) => [...cell.matchAll(/`(\w+)`/g)].map(([, name = '']) => name),
   ),
 );

@@ -3,11 +3,11 @@ import { AARCH64, type SyscallName, X86_64 } from '../../../../src/host/seccomp/
 import { compileFilter } from '../../../../src/host/seccomp/bpf.ts';
 import { jobProfile } from '../../../../src/host/seccomp/profile.ts';
 import type { Profile } from '../../../../src/host/seccomp/rules.ts';
-import { captureWorkerProfile, unpackWorkerProfile } from '../../../../src/host/seccomp/worker-profiles.ts';
+import { captureWorkerProfile, diskWorkerProfile, unpackWorkerProfile } from '../../../../src/host/seccomp/worker-profiles.ts';
 import { ask } from './reading.ts';
 
 const ARCHES = [X86_64, AARCH64];
-const WORKERS = [unpackWorkerProfile, captureWorkerProfile];
+const WORKERS = [unpackWorkerProfile, captureWorkerProfile, diskWorkerProfile];
 
 /** Asks each architecture's filter of a profile; they must agree. A call that one of them lacks is asked of the other. */
 function worker(profile: Profile): (name: SyscallName, ...args: bigint[]) => string {
@@ -113,6 +113,21 @@ t.test('unpackWorkerProfile makes and changes files, captureWorkerProfile does n
     t.equal(unpack(name), 'EPERM', name);
     t.equal(capture(name), 'EPERM', name);
   }
+});
+
+t.test('diskWorkerProfile is captureWorkerProfile and one call more', async (t) => {
+  for (const arch of ARCHES) {
+    const [capture, disk] = [captureWorkerProfile, diskWorkerProfile].map((profile) => compileFilter(profile, arch));
+    if (capture === undefined || disk === undefined) throw new Error('unreachable: two profiles give two filters');
+    const more = [...arch.syscalls].filter(([, nr]) => ask(disk, arch, nr) !== ask(capture, arch, nr)).map(([name]) => name);
+    t.same(more, ['copy_file_range'], arch.name);
+  }
+  // O_RDONLY | O_CLOEXEC, O_WRONLY, O_CREAT
+  const disk = worker(diskWorkerProfile);
+  t.same(
+    [0x80000n, 1n, 0x40n].map((flags) => disk('openat', 3n, 1n, flags)),
+    ['allow', 'EPERM', 'EPERM'],
+  );
 });
 
 t.test('captureWorkerProfile opens for reading alone', async (t) => {
