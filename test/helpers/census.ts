@@ -11,7 +11,7 @@ export function takeCensus(label: string): Census {
   return {
     fds: openFiles(),
     children: childrenOf(process.pid),
-    mounts: readFileSync('/proc/self/mountinfo', 'utf8').split('\n').length,
+    mounts: countMounts(),
     loops: loopsNamed(label),
     cgroups: groupsNamed(label),
     nullDevice: `${mode.toString(8)} ${uid}:${gid}`,
@@ -26,6 +26,12 @@ export async function assertNoLeak(t: Test, label: string, before: Census): Prom
     now = takeCensus(label);
   }
   t.same(now, before, 'no descriptor, process, mount, loop device or control group is left, and /dev/null is as it was');
+}
+
+/** All but those of podman and buildah, which judge in tests that may run at the same time: ours could be anywhere. */
+function countMounts(): number {
+  const lines = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+  return lines.filter((line) => !line.includes('/containers/') && !line.includes('/buildah')).length;
 }
 
 /** Descriptors by what they are open on; sockets and pipes of Node's own come and go, so only files and namespaces count. */
