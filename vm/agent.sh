@@ -1,10 +1,12 @@
 #!/bin/sh
 # The guest's /init where there was no compiler for vm/agent.c: the same words (vm/protocol.md), spoken by busybox and GNU tar.
 #
-# It is slower, and it lacks: terminals, the nanoseconds of the clock, attributes of the image's root directory other than mode, owner and time,
-# a status for scripts that a signal ended (128 and the signal's number stand for it).
+# It is slower, by the seconds that the kernel takes to use fresh entropy above all, and it lacks: terminals, the nanoseconds of the clock,
+# modules on demand but for loop devices, attributes of the image's root directory other than mode, owner and time, a status of its own for scripts
+# that a signal ended (128 and the signal's number stand for it).
 # With "job" as its argument it is the process that becomes the script, in its own namespaces.
 
+# shellcheck shell=dash # the family that the shell of busybox is of
 PATH=/bin:/sbin
 export PATH
 
@@ -137,10 +139,11 @@ set_clock_and_entropy() {
   set -- $(od -An -tu4 -N8 /run/seed)
   date -s "@$(($1 + ($2 << 32)))" >/dev/null
   tail -c 64 /run/seed >/dev/urandom
-  # The kernel takes it with the next seed, which is due after a second so soon after the start.
-  sleep 2
-  head -c 1 /dev/urandom >/dev/null
   mark seeded
+  # The kernel takes it with its next seed, which is due when the time since the start has grown by half, and a second.
+  read -r uptime _ </proc/uptime
+  sleep $((${uptime%.*} / 2 + 2))
+  head -c 1 /dev/urandom >/dev/null
 }
 
 # Records become lines: what is a line feed in a value is a byte 1 from here on.

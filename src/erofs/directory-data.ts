@@ -44,13 +44,14 @@ export class DirectoryData {
   }
 
   #encodeBlock(bytes: Buffer, start: number, end: number, nids: readonly number[]): void {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     let nameAt = (end - start) * DIRENT_BYTES;
     for (let index = start; index < end; index += 1) {
       const packed = this.names[index] ?? '';
       const at = (index - start) * DIRENT_BYTES;
-      bytes.writeUInt32LE(nids[index] ?? 0, at);
-      bytes.writeUInt16LE(nameAt, at + 8);
-      bytes.writeUInt8(ENTRY_TYPES[packed.charCodeAt(packed.length - 1)] ?? 0, at + 10);
+      view.setUint32(at, nids[index] ?? 0, true);
+      view.setUint16(at + 8, nameAt, true);
+      view.setUint8(at + 10, ENTRY_TYPES[packed.charCodeAt(packed.length - 1)] ?? 0);
       nameAt += bytes.write(packed.slice(0, -2), nameAt, 'latin1');
     }
   }

@@ -9,7 +9,7 @@ import { PendingWork } from './pending-work.ts';
 
 const BUFFER_BYTES = 1024 * 1024;
 /** From this size on, files are copied by the kernel: below it, one read into the buffer costs less. */
-const DIRECT_BYTES = 128 * 1024;
+export const DIRECT_BYTES = 128 * 1024;
 /** Copied by one call, so that progress shows. */
 const STEP_BYTES = 16 * 1024 * 1024;
 /** Buffers and files that are on their way to the image at the same time. */
@@ -72,19 +72,29 @@ export class DiskOutput {
     }
   }
 
-  /** Adds the contents of an open file with that size. With `isSparse` its holes stay holes of the image. The descriptor is closed here, sooner or later. */
-  appendFile(fd: number, size: number, isSparse: boolean, path: () => Buffer): void {
+  /**
+   * Adds the first `bytes` of an open file of less than {@link DIRECT_BYTES}, and reads what is behind them into `tail`. The descriptor stays the caller's. Throws
+   * `E_DISK_IMAGE` when the file is shorter.
+   */
+  appendSmallFile(fd: number, bytes: number, tail: Buffer, path: () => Buffer): void {
+    this.#reserve(bytes);
+    const room = this.#roomFor(bytes + tail.length).subarray(0, bytes + tail.length);
+    if (!readWhole(fd, room)) throw tooShort(path());
+    room.copy(tail, 0, bytes);
+    this.#fill(bytes);
+  }
+
+  /**
+   * Adds the contents of an open file with that size, which takes a while. With `isSparse` its holes stay holes of the image. The descriptor is closed
+   * here, when it is done.
+   */
+  appendLargeFile(fd: number, size: number, isSparse: boolean, path: Buffer): void {
     let isTaken = false;
     try {
       this.#reserve(size);
-      if (size >= DIRECT_BYTES || isSparse) {
-        const start = this.#take(size);
-        isTaken = true;
-        this.#pending.add(this.#copyAll(fd, size, isSparse, start, path()).finally(() => close(fd)));
-      } else {
-        if (!readWhole(fd, this.#roomFor(size).subarray(0, size))) throw tooShort(path());
-        this.#fill(size);
-      }
+      const start = this.#take(size);
+      isTaken = true;
+      this.#pending.add(this.#copyAll(fd, size, isSparse, start, path).finally(() => close(fd)));
     } finally {
       if (!isTaken) close(fd);
     }
@@ -184,7 +194,7 @@ export class DiskOutput {
 }
 
 /** Fills a buffer from an open file's start. Gives false when the file is shorter. */
-export function readWhole(fd: number, target: Buffer): boolean {
+function readWhole(fd: number, target: Buffer): boolean {
   for (let at = 0; at < target.length; ) {
     const length = readSync(fd, target, at, target.length - at, null);
     if (length === 0) return false;
@@ -193,8 +203,7 @@ export function readWhole(fd: number, target: Buffer): boolean {
   return true;
 }
 
-/** What is wrong with a file that ends before its size. */
-export function tooShort(path: Buffer): RootlayerError {
+function tooShort(path: Buffer): RootlayerError {
   return new RootlayerError(
     'E_DISK_IMAGE',
     `Cannot put "${escapeName(path)}" on a disk: it has become shorter, want a tree that nobody writes to`,

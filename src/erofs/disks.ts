@@ -12,6 +12,9 @@ import { type DiskLimits, makeDisk } from './make-disk.ts';
 /** A machine gets at most so many layers as disks of their own; more of them are flattened into one. */
 export const MAX_LAYER_DISKS = 16;
 
+/** Images that one caller has made at the same time: while one worker starts, the other one writes. */
+const MADE_TOGETHER = 2;
+
 /** An unpacked layer, owned by the store's id range. */
 export type DiskLayer = { readonly diffId: DiffId; readonly path: string };
 
@@ -53,13 +56,16 @@ export class Disks {
    */
   async open(layers: readonly DiskLayer[], plainIdmapFd: number, progress: Progress | null, signal: AbortSignal): Promise<number[]> {
     const fds: number[] = [];
-    try {
-      for (const wanted of imagesOf(layers)) fds.push(await this.#ensure(wanted, plainIdmapFd, progress, signal));
-      return fds;
-    } catch (error) {
-      closeAll(fds);
-      throw error;
-    }
+    const failed = new AbortController();
+    const either = AbortSignal.any([signal, failed.signal]);
+    const images = imagesOf(layers).entries();
+    const ensureNext = async (): Promise<void> => {
+      for (const [index, wanted] of images) fds[index] = await this.#ensure(wanted, plainIdmapFd, progress, either);
+    };
+    await Promise.all(Array.from({ length: MADE_TOGETHER }, async () => await ensureNext().catch((error: unknown) => failed.abort(error))));
+    if (!failed.signal.aborted) return fds;
+    closeAll(Object.values(fds));
+    throw failed.signal.reason;
   }
 
   async #ensure(wanted: Wanted, plainIdmapFd: number, progress: Progress | null, signal: AbortSignal): Promise<number> {

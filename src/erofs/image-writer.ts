@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { RootlayerError } from '../core/errors.ts';
 import { close } from '../host/libc.ts';
 import type { DirectoryData } from './directory-data.ts';
-import { type DiskOutput, readWhole, tooShort } from './disk-output.ts';
+import { DIRECT_BYTES, type DiskOutput } from './disk-output.ts';
 import { BLOCK_BYTES, blocksOf, LAYOUT, NO_BLOCK, SLOT_BYTES } from './format.ts';
 import { addLink, encodeInode, type InodeFacts, type InodePlace, inodeBytes, setLocation } from './inode.ts';
 import { MetaArea } from './meta-area.ts';
@@ -10,8 +10,8 @@ import { type Epoch, encodeSuperblock } from './superblock.ts';
 import type { XattrBody, XattrTable } from './xattr-table.ts';
 
 /**
- * Files up to this size stand behind their inode. Larger ones begin a block of their own, however little of the last one they fill: so the
- * inodes of a tree stay close together, and looking through it reads few blocks.
+ * What a file has in its last block stands behind its inode up to this size. With more, inodes would be far from each other, and looking
+ * through a tree would read many blocks.
  */
 const MAX_INLINE_BYTES = 1024;
 
@@ -77,18 +77,25 @@ export class ImageWriter {
 
   /** Adds an open regular file, whose descriptor is closed here, sooner or later. Gives its inode. Throws `E_DISK_IMAGE` when it is too short. */
   addFile(facts: InodeFacts, xattrs: XattrBody, fd: number, isSparse: boolean, path: () => Buffer): number {
-    if (facts.size > MAX_INLINE_BYTES || this.#headBytes(facts, xattrs) + facts.size > BLOCK_BYTES) {
-      const block = this.#output.nextBlock;
-      this.#output.appendFile(fd, facts.size, isSparse, path);
+    const block = this.#output.nextBlock;
+    if (facts.size >= DIRECT_BYTES) {
+      this.#output.appendLargeFile(fd, facts.size, isSparse, path());
       return this.#add(facts, xattrs, 0, LAYOUT.PLAIN, block).nid;
     }
     try {
-      const { nid, tail } = this.#add(facts, xattrs, facts.size, LAYOUT.INLINE, NO_BLOCK);
-      if (!readWhole(fd, tail)) throw tooShort(path());
+      const tailBytes = this.#tailBytes(facts, xattrs);
+      const { nid, tail } = this.#add(facts, xattrs, tailBytes, tailBytes > 0 ? LAYOUT.INLINE : LAYOUT.PLAIN, block);
+      this.#output.appendSmallFile(fd, facts.size - tailBytes, tail, path);
       return nid;
     } finally {
       close(fd);
     }
+  }
+
+  /** How much of a file's last block stands behind its inode. */
+  #tailBytes(facts: InodeFacts, xattrs: XattrBody): number {
+    const tailBytes = facts.size % BLOCK_BYTES;
+    return tailBytes <= MAX_INLINE_BYTES && this.#headBytes(facts, xattrs) + tailBytes <= BLOCK_BYTES ? tailBytes : 0;
   }
 
   /** Adds a symlink. Gives its inode. */

@@ -39,29 +39,36 @@ export function inodeBytes({ uid, gid, size, nlink, mode, mtimeSec, mtimeNsec }:
   return fits && mtimeSec === epoch.sec && mtimeNsec === epoch.nsec ? COMPACT_BYTES : EXTENDED_BYTES;
 }
 
-/** Writes an inode to the start of a buffer of zeros, in the form with that many bytes. A file has one link at first: see {@link addLink}. */
+/** An inode is put together here: calls of a DataView cost a fraction of those of a Buffer. */
+const scratch = new Uint8Array(EXTENDED_BYTES);
+const compactScratch = scratch.subarray(0, COMPACT_BYTES);
+const view = new DataView(scratch.buffer);
+
+/** Writes an inode to the start of a buffer, in the form with that many bytes. A file has one link at first: see {@link addLink}. */
 export function encodeInode(target: Buffer, bytes: number, facts: InodeFacts, place: InodePlace): void {
   const isDirectory = (facts.mode & 0o170000) === 0o040000;
   const nlink = isDirectory ? facts.nlink : 1;
   const isExtended = bytes === EXTENDED_BYTES;
-  target.writeUInt16LE((isExtended ? 1 : 0) | (place.layout << 1), 0);
-  target.writeUInt16LE(place.xattrWords, 2);
-  target.writeUInt16LE(facts.mode, 4);
-  target.writeUInt32LE(facts.size % 2 ** 32, 8);
-  target.writeUInt32LE(place.location, LOCATION_AT);
-  target.writeUInt32LE(place.serial, 20);
+  scratch.fill(0);
+  view.setUint16(0, (isExtended ? 1 : 0) | (place.layout << 1), true);
+  view.setUint16(2, place.xattrWords, true);
+  view.setUint16(4, facts.mode, true);
+  view.setUint32(8, facts.size % 2 ** 32, true);
+  view.setUint32(LOCATION_AT, place.location, true);
+  view.setUint32(20, place.serial, true);
   if (isExtended) {
-    target.writeUInt32LE(Math.floor(facts.size / 2 ** 32), 12);
-    target.writeUInt32LE(facts.uid, 24);
-    target.writeUInt32LE(facts.gid, 28);
-    writeInt64(target, facts.mtimeSec, 32);
-    target.writeUInt32LE(facts.mtimeNsec, 40);
-    target.writeUInt32LE(nlink, NLINK_AT);
+    view.setUint32(12, Math.floor(facts.size / 2 ** 32), true);
+    view.setUint32(24, facts.uid, true);
+    view.setUint32(28, facts.gid, true);
+    setInt64(32, facts.mtimeSec);
+    view.setUint32(40, facts.mtimeNsec, true);
+    view.setUint32(NLINK_AT, nlink, true);
   } else {
-    target.writeUInt16LE(nlink, 6);
-    target.writeUInt16LE(facts.uid, 24);
-    target.writeUInt16LE(facts.gid, 26);
+    view.setUint16(6, nlink, true);
+    view.setUint16(24, facts.uid, true);
+    view.setUint16(26, facts.gid, true);
   }
+  target.set(isExtended ? scratch : compactScratch);
 }
 
 /** Counts one more name of an inode in its extended form. */
@@ -80,8 +87,8 @@ export function encodeDevice(major: number, minor: number): number {
 }
 
 /** In two halves: a BigInt would cost more than all of the rest. */
-function writeInt64(target: Buffer, value: number, at: number): void {
+function setInt64(at: number, value: number): void {
   const high = Math.floor(value / 2 ** 32);
-  target.writeUInt32LE(value - high * 2 ** 32, at);
-  target.writeInt32LE(high, at + 4);
+  view.setUint32(at, value - high * 2 ** 32, true);
+  view.setInt32(at + 4, high, true);
 }

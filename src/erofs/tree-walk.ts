@@ -22,7 +22,7 @@ import {
 import { DirectoryData, DOT, DOT_DOT } from './directory-data.ts';
 import type { ImageWriter, OpenDirectory } from './image-writer.ts';
 import { encodeDevice } from './inode.ts';
-import type { XattrBody, XattrTable } from './xattr-table.ts';
+import { NO_XATTRS, type XattrBody, type XattrTable } from './xattr-table.ts';
 
 /** Types of a directory entry, which are the S_IFMT bits of a mode shifted by 12. Source: dirent.h. */
 const DT = { UNKNOWN: 0, FIFO: 1, CHAR: 2, DIRECTORY: 4, BLOCK: 6, REGULAR: 8, SYMLINK: 10, SOCKET: 12 } as const;
@@ -188,6 +188,7 @@ export class TreeWalk implements Disposable {
   }
 
   #encode(names: readonly Buffer[], get: (name: Buffer) => Buffer | null): XattrBody {
+    if (names.length === 0) return NO_XATTRS;
     const xattrs = names.flatMap((name): Xattr[] => {
       const value = get(name);
       return value === null ? [] : [{ name, value: name.equals(CAPABILITY) ? (toRevision2(value) ?? value) : value }];

@@ -30,7 +30,8 @@ export type XattrBody = {
   readonly words: number;
 };
 
-const NONE: XattrBody = { bytes: Buffer.alloc(0), words: 0 };
+/** The body of an inode without attributes. */
+export const NO_XATTRS: XattrBody = { bytes: Buffer.alloc(0), words: 0 };
 
 /**
  * Encodes attributes. One that no earlier file had stands with its inode; from its second file on, an attribute stands once in the shared
@@ -52,7 +53,7 @@ export class XattrTable {
    * the properties that btrfs shows as attributes). Throws `E_LIMIT_XATTR` for more than the format can hold.
    */
   encode(xattrs: readonly Xattr[], path: () => Buffer): XattrBody {
-    if (xattrs.length === 0) return NONE;
+    if (xattrs.length === 0) return NO_XATTRS;
     const ids: number[] = [];
     const inline: Buffer[] = [];
     for (const xattr of xattrs.toSorted((a, b) => Buffer.compare(a.name, b.name))) {
@@ -62,7 +63,7 @@ export class XattrTable {
       if (id === null) inline.push(entry);
       else ids.push(id);
     }
-    if (ids.length + inline.length === 0) return NONE;
+    if (ids.length + inline.length === 0) return NO_XATTRS;
     const header = Buffer.alloc(HEADER_BYTES + ids.length * WORD);
     header.writeUInt8(ids.length, 4);
     for (const [index, id] of ids.entries()) header.writeUInt32LE(id, HEADER_BYTES + index * WORD);

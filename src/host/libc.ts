@@ -230,9 +230,11 @@ function uint64At(offset: number): number {
   return statView.getUint32(offset + 4, true) * 2 ** 32 + statView.getUint32(offset, true);
 }
 
+const NO_NAME = Buffer.alloc(0);
+
 /** statx(2) of an open descriptor. */
 export function statFd(fd: number): Stat {
-  return statAt(fd, '');
+  return statAt(fd, NO_NAME);
 }
 
 /** openat(2) with O_CLOEXEC added. The caller closes the descriptor. */

@@ -27,10 +27,3 @@ export function compressed(input: Readable, compressor: CompressorChoice, signal
   const [program, ...args] = compressors[compressor].command?.(availableParallelism()) ?? [];
   return program === undefined ? input : filterProgram(program, args, input, signal);
 }
-
-/** The ending of a file's name, by compressor. */
-export const compressorEndings: Record<CompressorChoice, string> = {
-  none: compressors.none.ext,
-  gz: compressors.gz.ext,
-  zstd: compressors.zstd.ext,
-};

@@ -18,7 +18,7 @@ export async function scan(path: Buffer, onSkip: (path: Buffer) => void, signal:
 }
 
 /** Gives the node for a path, null for a socket. Throws `E_USAGE` for what cannot be read. */
-export async function readNode(path: Buffer): Promise<TreeNode | null> {
+async function readNode(path: Buffer): Promise<TreeNode | null> {
   const stats = await explainRead(path, () => lstat(path, { bigint: true }));
   if (!stats.isSymbolicLink()) return nodeOf(path, stats);
   const target = await explainRead(path, () => readlink(path, { encoding: 'buffer' }));

@@ -17,7 +17,7 @@ export type CopyOptions = {
   readonly keepDirlinks: boolean;
   /** As rsync, keep a file when a later one of the same name has the same size and time, whatever is in it. */
   readonly quickCheck: boolean;
-  /** The argument the items came in, for messages. */
+  /** The argument the items came in, for messages; one item may have come without a list. */
   readonly place: string;
   /** Hears of each item before it is added. */
   onItem(item: string): void;
@@ -45,7 +45,7 @@ export async function copyToRoot(tree: Tree, items: readonly CopyItem[], options
     }
     options.onItem(item);
     const source = Buffer.from(item);
-    const stats = await statItem(item, [options.place, index]);
+    const stats = await statItem(item, items.length === 1 ? [options.place] : [options.place, index]);
     const node = nodeOf(source, stats);
     if (node === null) options.onSkip(source);
     else if (node.type === 'directory') await copy.directory(source, EMPTY, owned(node), [identity(stats)]);

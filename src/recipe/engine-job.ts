@@ -14,8 +14,8 @@ import { type SpooledLayer, spoolLayer } from './script-layer.ts';
 
 /**
  * Runs a job to its end, shows what its script prints line by line, and gives its record. The job stays in the engine, for its layer; remove it. An abort
- * cancels it. Throws the job's own error, with the record as its cause, unless it ended well: `E_SCRIPT` for a script that ended with a status, `E_LIMIT_` codes
- * for limits.
+ * cancels and removes it; one that failed stays with its log, and its id is shown. Throws the job's own error, with the record as its cause, unless it ended
+ * well: `E_SCRIPT` for a script that ended with a status, `E_LIMIT_` codes for limits.
  */
 export async function runJob(session: Session, request: JobSubmission, context: RecipeContext): Promise<JobRecord> {
   context.signal.throwIfAborted();
@@ -26,10 +26,7 @@ export async function runJob(session: Session, request: JobSubmission, context: 
   };
   context.signal.addEventListener('abort', cancel, { once: true });
   try {
-    return doneOnly(await follow(session, job, context));
-  } catch (error) {
-    await session.removeJob(job.id).catch(() => {});
-    throw error;
+    return await doneOnly(session, await follow(session, job, context), context);
   } finally {
     context.signal.removeEventListener('abort', cancel);
   }
@@ -95,8 +92,10 @@ function show(event: JobEvent, notes: LineNotes, context: RecipeContext): void {
   }
 }
 
-function doneOnly(job: JobRecord): JobRecord {
+async function doneOnly(session: Session, job: JobRecord, { note }: RecipeContext): Promise<JobRecord> {
   if (job.state === 'done') return job;
+  if (job.state === 'failed') note(`Job ${job.id} has failed and is kept: "rootlayer job logs ${job.id}" shows its log.`);
+  else await session.removeJob(job.id);
   const { error } = job;
   if (error === null) throw new RootlayerError('E_INTERNAL', `Cannot finish job ${job.id}: its state is ${job.state}`, { cause: job });
   throw new RootlayerError(error.code, error.message, { hint: error.hint, cause: job });

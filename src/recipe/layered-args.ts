@@ -1,10 +1,9 @@
-import path from 'node:path';
 import { z } from 'zod';
 import { compatChoices } from '../core/job.ts';
 import { contentItemSchema } from './helpers-content.ts';
 import { layeringChoices } from './layered-groups.ts';
 import { referencesSchema } from './references.ts';
-import { filePathSchema as filePath, idSchema as id, scriptArgs } from './script-args.ts';
+import { filePathSchema as filePath, idSchema as id, scriptArgs, storeArgs } from './script-args.ts';
 
 const DEFAULT_TIME = '1970-01-01T00:00:01Z';
 
@@ -12,11 +11,6 @@ const DEFAULT_TIME = '1970-01-01T00:00:01Z';
 export const timeSchema = z.union([z.literal('now'), z.iso.datetime({ offset: true }), z.iso.date()], {
   error: 'want a time such as "1970-01-01T00:00:01Z", or "now"',
 });
-
-const storePlace = z
-  .string()
-  .regex(/^(?:\/[^/\0]+)+$/, 'want an absolute path without a slash at its end')
-  .refine((text) => path.posix.normalize(text) === text, 'want no "." and ".." in it');
 
 /** What {@link streamLayeredImage} takes. The names, meanings and defaults of dockerTools, and from `storeDir` on what stands in for Nix. */
 export const streamLayeredImageArgsSchema = z.strictObject({
@@ -54,10 +48,7 @@ export const streamLayeredImageArgsSchema = z.strictObject({
   includeNixDB: z.boolean().default(false),
   /** For the caller's own use. */
   passthru: z.record(z.string(), z.unknown()).default({}),
-  /** The directory whose members become layers of their own. */
-  storeDir: storePlace.default('/nix/store'),
-  /** A directory that `storeDir` is found below on this machine. */
-  storeRoot: z.union([z.literal(''), storePlace]).default(''),
+  ...storeArgs,
   references: referencesSchema.default({}),
   /** More store paths to put in, beside what contents and config name. */
   closure: z.array(filePath).default([]),

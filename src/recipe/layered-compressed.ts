@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { parseArguments } from './arguments.ts';
-import { compressed, compressorChoices, compressorEndings } from './compressors.ts';
+import { compressed, compressorChoices, compressors } from './compressors.ts';
 import { streamLayeredImageArgsSchema } from './layered-args.ts';
 import type { LayeredImage } from './layered-image.ts';
 import type { RecipeContext } from './recipe-context.ts';
@@ -28,7 +28,7 @@ export async function buildLayeredImage(args: BuildLayeredImageArgs, context: Re
   const image = await streamLayeredImage(rest, context);
   return {
     ...image,
-    fileName: image.fileName + compressorEndings[compressor],
+    fileName: image.fileName + compressors[compressor].ext,
     open: (signal) => compressed(image.open(signal), compressor, signal),
     [Symbol.asyncDispose]: async () => await image[Symbol.asyncDispose](),
   };

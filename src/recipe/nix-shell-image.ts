@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { parseArguments } from './arguments.ts';
-import { compressed, compressorChoices, compressorEndings } from './compressors.ts';
+import { compressed, compressorChoices, compressors } from './compressors.ts';
 import { streamLayeredImageArgsSchema } from './layered-args.ts';
 import type { LayeredImage } from './layered-image.ts';
 import { mentionsInText } from './layered-mentions.ts';
@@ -94,7 +94,7 @@ export async function buildNixShellImage(args: BuildNixShellImageArgs, context: 
   const image = await streamNixShellImage(rest, context);
   return {
     ...image,
-    fileName: `${parseDerivation(drv).name}-env.tar${compressorEndings[compressor]}`,
+    fileName: `${parseDerivation(drv).name}-env.tar${compressors[compressor].ext}`,
     open: (signal) => compressed(image.open(signal), compressor, signal),
     [Symbol.asyncDispose]: async () => await image[Symbol.asyncDispose](),
   };

@@ -34,9 +34,9 @@ export function orderByPopularity(closure: ReferenceGraph): string[] {
   });
 }
 
-/** Gives a path with the part before its first dash moved to the end, so that a package keeps its place when only its hash changes. */
+/** Gives a path's own name with the hash, the part before its first dash, moved to the end: a package keeps its place when only its hash changes. */
 export function packageName(name: string): string {
-  const [start = '', ...parts] = name.split('-');
+  const [start = '', ...parts] = name.slice(name.lastIndexOf('/') + 1).split('-');
   return [...parts, start].join('-');
 }
 

@@ -43,15 +43,20 @@ export type RecipeResult = AsyncDisposable & {
 
 /** Runs a recipe as it was written: `function` and its arguments. Throws `E_RECIPE` naming the place, and what the function throws. */
 export async function runRecipe(recipe: Readonly<Record<string, unknown>>, context: RecipeContext): Promise<RecipeResult> {
-  const { $schema: _schema, function: name, ...args } = recipe;
+  const { function: name, ...args } = withoutSchema(recipe);
   return await RUNNERS[functionOf(name)](args, context);
+}
+
+/** Editors want it in the file; it says nothing. */
+function withoutSchema({ $schema: _schema, ...members }: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return members;
 }
 
 function functionOf(name: unknown): RecipeFunction {
   if (typeof name === 'string' && isRecipeFunction(name)) return name;
   const known = Object.keys(argumentSchemas);
   if (name === undefined) throw recipeError(['function'], 'it is missing, want the name of a function', `known are: ${known.join(', ')}`);
-  const { words, hint } = suggest(String(name), known);
+  const { words, hint } = suggest(typeof name === 'string' ? name : '', known);
   throw recipeError(['function'], `there is no function ${JSON.stringify(name)}${words}`, hint);
 }
 

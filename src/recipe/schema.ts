@@ -57,12 +57,8 @@ export function isRecipeFunction(name: string): name is RecipeFunction {
 /** Gives the JSON schema of recipes, as published in `schemas/recipe.schema.json`. */
 export function recipeJsonSchema(): Record<string, unknown> {
   const variants = Object.entries(argumentSchemas).map(([name, schema]) => {
-    const {
-      $schema: _dialect,
-      properties,
-      required,
-      ...rest
-    } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any', override: withoutMachine });
+    const { properties, required, ...rest } = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any', override: withoutMachine });
+    delete rest.$schema;
     return {
       title: name,
       ...rest,

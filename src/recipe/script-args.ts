@@ -83,7 +83,11 @@ const storePlace = z
 export const storeArgs = {
   storeDir: storePlace.default('/nix/store'),
   /** A directory that `storeDir` is found below on this machine. */
-  storeRoot: z.union([z.literal(''), storePlace]).default(''),
+  storeRoot: z
+    .string()
+    .regex(/^[^\0]*$/, 'want no NUL byte')
+    .default('')
+    .transform((text) => (text === '' ? '' : path.resolve(text).replace(/^\/$/, ''))),
 } as const;
 
 /** An owner of a file. */

@@ -60,7 +60,7 @@ function layeredChecks({ layered, build, bash, context, judge }: Upstream): void
     for (const tag of ['given', null]) {
       for (const made of [await build(t, { tag }), await layered(t, { tag })]) {
         t.match(made.tag, tag ?? /^[0-9a-df-np-sv-z]{32}$/);
-        t.match(made.names, [new RegExp(`:${made.tag}$`)]);
+        t.match(made.judged.names, [new RegExp(`:${made.tag}$`)]);
       }
     }
   });
@@ -146,7 +146,7 @@ function layeredChecks({ layered, build, bash, context, judge }: Upstream): void
 
   t.test('check 20: a name may begin with a registry', async (t) => {
     for (const make of [build, layered]) {
-      t.strictSame((await make(t, { name: 'registry-1.docker.io/image', tag: '1' })).names, ['registry-1.docker.io/image:1']);
+      t.strictSame((await make(t, { name: 'registry-1.docker.io/image', tag: '1' })).judged.names, ['registry-1.docker.io/image:1']);
     }
   });
 
@@ -281,7 +281,8 @@ function otherChecks({ build, bash, context }: Upstream): void {
     await using pulled = await pullImage(found, context);
     const file = await writeImage(t, pulled);
     const judged = judgeArchive(t, file);
-    t.equal((await runIn({ ...judged, document: judged.config }, ['/bin/echo', 'hello'])).stdout, 'hello\n');
+    t.match(judged.names, [/\bpulled:1$/]);
+    t.equal((await runIn({ rootfs: judged.rootfs, document: judged.config }, ['/bin/echo', 'hello'])).stdout, 'hello\n');
     const made = await build(t, { fromImage: file, runAsRoot: 'echo made > /made' });
     t.ok(existsSync(`${made.rootfs}/made`));
   });

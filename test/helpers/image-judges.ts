@@ -8,8 +8,13 @@ import type { Session } from '../../src/api/session.ts';
 import type { ImageFile } from '../../src/recipe/image-file.ts';
 import type { RecipeContext } from '../../src/recipe/recipe-context.ts';
 
-/** What other programs make of an image: its config as skopeo reads it, and its root directory as umoci unpacks it. */
-export type Judged = { readonly config: ImageDocument; readonly names: readonly string[]; readonly rootfs: string };
+/** What other programs make of an image: its config as skopeo reads it, its root directory as umoci unpacks it, its names as podman loads it. */
+export type Judged = {
+  readonly config: ImageDocument;
+  /** Loads the archive the first time it is asked for. */
+  readonly names: readonly string[];
+  readonly rootfs: string;
+};
 
 /** The members of an image config that tests look at. */
 export type ImageDocument = {
@@ -25,8 +30,8 @@ export type ImageDocument = {
 export const JUDGES = ['skopeo', 'umoci', 'podman'] as const;
 
 /**
- * Has a docker-archive read by three programs that share no code with ours: podman loads it, `skopeo inspect` reads its config, umoci unpacks it. `which` is
- * one name:tag of several. Throws when one of them refuses.
+ * Has a docker-archive read by programs that share no code with ours: `skopeo inspect` reads its config, umoci unpacks it, and podman loads it when a test
+ * asks for its names. `which` is one name:tag of several. Throws when one of them refuses.
  */
 export function judgeArchive(t: Test, file: string, which?: string): Judged {
   const dir = temporary(t);
@@ -35,7 +40,15 @@ export function judgeArchive(t: Test, file: string, which?: string): Judged {
   const config = JSON.parse(run('skopeo', ['inspect', '--config', source])) as ImageDocument;
   run('skopeo', ['copy', '-q', source, `oci:${dir}/oci:judged`]);
   run('umoci', ['unpack', '--image', `${dir}/oci:judged`, `${dir}/bundle`]);
-  return { config, names: loadedNames(dir, plain), rootfs: path.join(dir, 'bundle/rootfs') };
+  let names: readonly string[] | null = null;
+  return {
+    config,
+    rootfs: path.join(dir, 'bundle/rootfs'),
+    get names() {
+      names ??= loadedNames(dir, plain);
+      return names;
+    },
+  };
 }
 
 /** Writes an image to a file of a temporary directory, which goes with the test. */

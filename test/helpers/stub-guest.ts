@@ -58,6 +58,8 @@ export type Played = {
   session: Session;
   output: { stream: string; text: string }[];
   outputBytes(): number;
+  /** Descriptors that its control group keeps open until the end of the file. */
+  groupDescriptors: number;
 };
 
 /** A place for sessions whose QEMU is the stub. */
@@ -121,7 +123,8 @@ export function openStubSeat(t: Test): StubSeat {
       Promise.resolve(parts),
     );
     taken.push({ session, cgroup });
-    return { session, output, outputBytes: () => bytes };
+    const groupDescriptors = cgroup.tasksFds.length + (cgroup.directoryFd === null ? 0 : 1);
+    return { session, output, outputBytes: () => bytes, groupDescriptors };
   };
   return { start, stateOutcomes, uid: UID };
 }

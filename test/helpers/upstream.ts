@@ -13,7 +13,13 @@ import { contextWith, type ImageDocument, type Judged, judgeArchive, writeImage 
 import { toolsLayer, writeBase } from './tools-base.ts';
 
 /** What an image turned out to be: its archive, and what three other programs make of it. */
-export type Made = Judged & { file: string; names: readonly string[]; tag: string; document: ImageDocument };
+export type Made = {
+  readonly judged: Judged;
+  readonly rootfs: string;
+  readonly file: string;
+  readonly tag: string;
+  readonly document: ImageDocument;
+};
 
 /** Functions with an engine behind them, and a base image `bash` with a shell and its usual companions. */
 export type Upstream = {
@@ -34,7 +40,7 @@ export async function openUpstream(t: Test, dir: string): Promise<Upstream | nul
   const judge = async (t: Test, image: ImageFile & { imageTag: string }): Promise<Made> => {
     const file = await writeImage(t, image);
     const judged = judgeArchive(t, file);
-    return { ...judged, file, tag: image.imageTag, document: judged.config };
+    return { judged, rootfs: judged.rootfs, file, tag: image.imageTag, document: judged.config };
   };
   return {
     env,

@@ -1,11 +1,12 @@
-import { memoryUsage } from 'node:process';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readdirSync, readFileSync } from 'node:fs';
+import process, { memoryUsage } from 'node:process';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { duplicate } from '../../src/host/libc.ts';
 import { frame } from '../../src/isolation/vm/frames.ts';
 import { readAll } from '../helpers/read-all.ts';
 import { requires } from '../helpers/requires.ts';
-import { openStubSeat, play, processesOf, STARTED, says, timeOf } from '../helpers/stub-guest.ts';
+import { openStubSeat, type Played, play, processesOf, STARTED, says, timeOf } from '../helpers/stub-guest.ts';
 import { until } from '../helpers/until.ts';
 
 requires(t, 'root', 'launcher', 'gcc');
@@ -200,6 +201,22 @@ t.test('kill() ends a machine at any time, and again', async (t) => {
   }
 });
 
+t.test('O02 the death of QEMU or of its launcher is told, and leaves nothing', async (t) => {
+  for (const victim of ['QEMU', 'launcher']) {
+    const { session } = seat.start([...STARTED, play.sleep]);
+    await session.started;
+    const [qemu = ''] = processesOf(seat.uid);
+    process.kill(victim === 'QEMU' ? Number(qemu) : parentOf(qemu), 'SIGKILL');
+    t.match(await session.ended, { kind: 'failed', error: { code: 'E_VM_CRASH' } }, victim);
+    await session.released;
+    await until('the end of QEMU', () => processesOf(seat.uid).length === 0);
+  }
+});
+
+function parentOf(pid: string): number {
+  return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]);
+}
+
 t.test('input() and resize() before the start and after the end go nowhere', async (t) => {
   const { session } = seat.start([...STARTED, play.readTo('W'), play.readTo('I'), play.send(says.end('signal=2\0'))]);
   await session.input(Buffer.from('early'));
@@ -210,4 +227,25 @@ t.test('input() and resize() before the start and after the end go nowhere', asy
   t.match(await session.ended, { kind: 'signal', signal: 2 });
   await session.input(Buffer.from('late'));
   session.resize(1, 1);
+});
+
+t.test('no descriptor is left behind', async (t) => {
+  const count = (): number => readdirSync('/proc/self/fd').length;
+  const whole = [...STARTED, play.send(says.output('x'), DONE, says.result('tar'), says.whole)];
+  const ways: (() => Played)[] = [
+    () => seat.start(whole),
+    () => seat.start([play.exit(1)], { restore: [play.exit(1)] }),
+    () => seat.start([play.sleep]),
+  ];
+  // Those of the test before are on their way.
+  await sleep(200);
+  for (const [index, start] of ways.entries()) {
+    const before = count();
+    const played = start();
+    if (index < 2) await played.session.ended;
+    played.session.kill();
+    await played.session.released;
+    await setImmediate();
+    t.equal(count() - before, played.groupDescriptors, `way ${index}`);
+  }
 });

@@ -76,8 +76,8 @@ function parse(output: string): Seen {
   );
 }
 
-async function seenFromSeat(filter: keyof typeof filters): Promise<Seen> {
-  const cgroup = cgroups.create(`seat-${filter}`, { memoryBytes: 256 * 1024 ** 2, pids: 4096, cpus: 1 });
+async function seenFromSeat(filter: keyof typeof filters, hasKvm = false): Promise<Seen> {
+  const cgroup = cgroups.create(`seat-${filter}-${hasKvm}`, { memoryBytes: 256 * 1024 ** 2, pids: 4096, cpus: 1 });
   const [readEnd, writeEnd] = makePipe();
   const passed = new HandOver();
   passed.add(writeEnd);
@@ -86,7 +86,7 @@ async function seenFromSeat(filter: keyof typeof filters): Promise<Seen> {
     {
       jailPath: jail,
       bootPath: null,
-      hasKvm: false,
+      hasKvm,
       seat: { uid: UID, cgroup },
       seccompFd: filters[filter],
       threads: THREADS,
@@ -203,6 +203,17 @@ t.test("V05 namespaces, root, user and capabilities hold from QEMU's seat also w
   const same = { descriptors, root, capabilities, ids, groups, pid, 'bounding-set': '0' };
   t.same(pick(seen, same), same);
   t.ok(Number(seen['threads']) < THREADS, `${seen['threads']} threads`);
+});
+
+t.test('V05 with KVM there is one device more, and it alone', async (t) => {
+  if (!requires(t, 'kvm')) return;
+  const seen = await seenFromSeat('full', true);
+  t.same(pick(seen, { devices: '', 'kvm-device': '', 'null-device': '', root: '' }), {
+    devices: 'kvm',
+    'kvm-device': 'ok',
+    'null-device': 'ENOENT',
+    root: 'boot,dev,usr',
+  });
 });
 
 t.test('V05 control: unconfined, each try does what it is meant to do', async (t) => {

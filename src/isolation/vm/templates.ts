@@ -2,16 +2,17 @@ import { createHash } from 'node:crypto';
 import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { mkdir, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { deferred } from '../../core/deferred.ts';
-import { toRootlayerError } from '../../core/errors.ts';
+import { RootlayerError, toRootlayerError } from '../../core/errors.ts';
 import { Deadline, type Step } from './deadlines.ts';
 import { type Acceleration, qemuCommand, readTscKhz, type VmShape, vmSeatLimits } from './machine.ts';
-import { MachineLink, type VmHost } from './machine-link.ts';
+import { MachineLink, type MachineParts, type VmHost } from './machine-link.ts';
 import { Monitor } from './monitor.ts';
 import type { SavedState } from './session.ts';
 import { collectStates, openScratch, writeState } from './state-files.ts';
 import type { GuestEvent } from './stream-reader.ts';
-import type { VmOptions, VmSeat } from './types.ts';
+import type { VmOptions } from './types.ts';
 
 const MIB = 1024 * 1024;
 /** As many are kept as one machine's jobs are likely to need; each takes some 80 MiB. */
@@ -99,47 +100,36 @@ export class Templates {
   async #make(path: string, shape: VmShape, acceleration: Acceleration, bootMs: number | null, signal: AbortSignal): Promise<void> {
     await mkdir(this.#directory, { recursive: true, mode: 0o700 });
     await using seat = await this.#parts.takeSeat(vmSeatLimits(shape), signal);
-    await writeState(path, async (fd) => await this.#bootAndSave(fd, shape, acceleration, bootMs, seat, signal));
+    await writeState(path, async (fd) => await this.#bootAndSave(fd, { shape, acceleration, seat }, bootMs, signal));
     await collectStates(this.#directory, KEPT);
   }
 
   async #bootAndSave(
     fd: number,
-    shape: VmShape,
-    acceleration: Acceleration,
+    machine: Pick<MachineParts, 'shape' | 'acceleration' | 'seat'>,
     bootMs: number | null,
-    seat: VmSeat,
     signal: AbortSignal,
   ): Promise<void> {
     const ready = deferred<void>();
     const { host, stepMs } = this.#parts;
     await using scratch = await openScratch(this.#directory);
-    const link = new MachineLink(
-      host,
-      {
-        shape,
-        acceleration,
-        seat,
-        diskFds: [scratch.fd],
-        stateFd: null,
-        fileSizeBytes: (shape.ramMib * 2 + 256) * MIB,
-        hasMonitor: true,
-      },
-      (events) => {
-        if (isReady(events)) ready.resolve();
-      },
-    );
+    const fileSizeBytes = (machine.shape.ramMib * 2 + 256) * MIB;
+    const link = new MachineLink(host, { ...machine, diskFds: [scratch.fd], stateFd: null, fileSizeBytes, hasMonitor: true }, (events) => {
+      if (isReady(events)) ready.resolve();
+    });
     const monitor = new Monitor(link.takeMonitor());
-    using deadline = new Deadline((error) => link.fail(error));
+    using deadline = new Deadline((error) => void withConsole(error, monitor).then((told) => link.fail(told)));
     const onAbort = (): void => link.fail(toRootlayerError(signal.reason));
     signal.addEventListener('abort', onAbort, { once: true });
     try {
       if (signal.aborted) onAbort();
       deadline.begin('answer', bootMs ?? stepMs('boot'));
-      throwIfError(await Promise.race([link.failed, ready.promise]));
+      await orBroken(
+        link,
+        monitor.open().then(async () => await ready.promise),
+      );
       deadline.begin('get saved', stepMs('save'));
-      const saved = monitor.open().then(async () => await monitor.saveState(fd, signal));
-      throwIfError(await Promise.race([saved, link.failed]));
+      await orBroken(link, monitor.saveState(fd, signal));
     } finally {
       signal.removeEventListener('abort', onAbort);
       monitor.close();
@@ -155,6 +145,28 @@ function isReady(events: Iterable<GuestEvent>): boolean {
   return ready;
 }
 
-function throwIfError(result: unknown): void {
-  if (result !== undefined) throw result;
+const BREAK_MS = 1000;
+
+/** Waits for work that needs the link. When both fail, what ended QEMU tells more than what could not be asked of it. */
+async function orBroken(link: MachineLink, work: Promise<void>): Promise<void> {
+  const error = await Promise.race([link.failed, work]).catch(async (failure: unknown) => {
+    return await Promise.race([link.failed, sleep(BREAK_MS, failure, { ref: false })]);
+  });
+  if (error !== undefined) throw error;
+}
+
+const CONSOLE_MS = 500;
+const CONSOLE_CHARACTERS = 300;
+
+/** A guest that does not get on may have told its console why. */
+async function withConsole(error: RootlayerError, monitor: Monitor): Promise<RootlayerError> {
+  const nothing = sleep(CONSOLE_MS, '', { ref: false });
+  const text = await Promise.race([monitor.readConsole(), nothing]).catch(() => '');
+  const end = text
+    .replace(/[^\x20-\x7e]+/g, ' ')
+    .trim()
+    .slice(-CONSOLE_CHARACTERS);
+  return end === ''
+    ? error
+    : new RootlayerError(error.code, `${error.message} (its console ends with: ${end})`, { hint: error.hint, cause: error });
 }

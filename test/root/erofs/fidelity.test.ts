@@ -15,7 +15,7 @@ const EVERYTHING = `
 mkdir -p plain caps odd times links devices many acl/default marks
 echo tool > plain/tool; chmod 4755 plain/tool
 : > plain/empty
-head -c 2048 /dev/zero | tr '\\0' a > plain/inline; head -c 2049 /dev/zero | tr '\\0' b > plain/block
+head -c 1024 /dev/zero | tr '\\0' a > plain/inline; head -c 9000 /dev/zero | tr '\\0' g > plain/tail; head -c 1025 /dev/zero | tr '\\0' b > plain/block
 head -c 4096 /dev/zero | tr '\\0' c > plain/4096; head -c 300001 /dev/zero | tr '\\0' d > plain/large
 head -c 131072 /dev/zero | tr '\\0' e > plain/128k; head -c 4097 /dev/zero | tr '\\0' f > plain/4097
 truncate -s 3M plain/hole; printf end >> plain/hole; truncate -s 5M plain/trailing-hole; printf x | dd of=plain/trailing-hole conv=notrunc bs=1 seek=1M status=none

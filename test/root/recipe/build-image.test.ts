@@ -9,9 +9,9 @@ import { type BuildImageArgs, buildImage } from '../../../src/recipe/build-image
 import { mkRootLayer } from '../../../src/recipe/root-layer.ts';
 import { closeTestEngine, openTestEngine, ROOT, readTar, type TestEngine } from '../../helpers/engine.ts';
 import { contextWith, JUDGES, type Judged, judgeArchive, temporary, writeImage } from '../../helpers/image-judges.ts';
-import { baseImagePath, requires } from '../../helpers/requires.ts';
+import { requires } from '../../helpers/requires.ts';
 import { toolsLayer, writeBase } from '../../helpers/tools-base.ts';
-import { layerTar } from '../store/tiny-image.ts';
+import { layerTar, sha256 } from '../store/tiny-image.ts';
 
 t.setTimeout(180_000);
 requires(t, ...JUDGES);
@@ -47,21 +47,21 @@ async function buildTests(env: TestEngine): Promise<void> {
     return root;
   };
 
-  t.test('buildImage() runs runAsRoot on a Debian base; podman, skopeo and umoci read the image (seed check 8)', async (t) => {
+  t.test('buildImage() runs runAsRoot on a base; podman, skopeo and umoci read the image (seed check 8)', async (t) => {
     const { config, names, rootfs } = await judged(t, {
       name: 'service',
       tag: '1',
-      fromImage: baseImagePath(),
+      fromImage: base,
       copyToRoot: item(t, { 'srv/index.html': 'hello\n' }),
-      runAsRoot: 'groupadd -r web && useradd -r -g web web && mkdir -p /var/log/web && chown web:web /var/log/web',
+      runAsRoot: 'echo web:x:99:98::/:/bin/sh >> /etc/passwd; mkdir -p /var/log/web; chown web:98 /var/log/web',
       config: { Cmd: ['/usr/sbin/service'], ExposedPorts: { '80/tcp': {} } },
     });
     t.same(names, ['service:1']);
     t.same(config.config.Cmd, ['/usr/sbin/service']);
     t.match(readFileSync(`${rootfs}/etc/passwd`, 'utf8'), /^web:/m);
-    t.not(lstatSync(`${rootfs}/var/log/web`).uid, 0, 'owners are kept');
+    t.same([lstatSync(`${rootfs}/var/log/web`).uid, lstatSync(`${rootfs}/var/log/web`).gid], [99, 98], 'owners are kept');
     t.equal(readFileSync(`${rootfs}/srv/index.html`, 'utf8'), 'hello\n');
-    t.ok(existsSync(`${rootfs}/usr/bin/apt-get`), 'the base is below');
+    t.ok(existsSync(`${rootfs}/bin/bash`), 'the base is below');
   });
 
   t.test('buildImage() hands scripts on as they are, quotes and parentheses too (seed check 9)', async (t) => {
@@ -91,6 +91,26 @@ async function buildTests(env: TestEngine): Promise<void> {
     t.same([lstatSync(`${rootfs}/bin/x`).uid, lstatSync(`${rootfs}/bin/x`).gid], [1000, 100], 'all files have the owner that was told');
     const paths = execFileSync('tar', ['-tf', `${rootfs}/list.tar`], { encoding: 'utf8' });
     t.equal(paths, './bin/x\n./etc/y\n');
+  });
+
+  t.test('buildImage() runs extraCommands in the tools that are named, in the base, or in tools of this machine', async (t) => {
+    const noShell = writeBase(bases, 'no-shell:1', [layerTar({ 'data/': {}, 'data/x': { body: 'x' } })]);
+    const marked = writeBase(bases, 'marked:1', [tools, layerTar({ 'etc/': {}, 'etc/mark': { body: 'of the base' } })]);
+    const which = async (args: Omit<BuildImageArgs, 'name'>): Promise<string | undefined> => {
+      const extraCommands =
+        'if [ -e /etc/mark ]; then cat /etc/mark; elif [ -e /etc/debian_version ]; then echo debian; else echo host; fi > which';
+      await using image = await buildImage({ name: 'n', compressor: 'none', extraCommands, ...args }, context);
+      const archive = readTar(await buffer(image.open(signal)));
+      const layer = archive.find(({ body }) => sha256(body) === image.layer.diffId)?.body ?? Buffer.alloc(0);
+      return readTar(layer)
+        .find(({ header }) => header.name.toString() === 'which')
+        ?.body.toString()
+        .trim();
+    };
+    t.equal(await which({ fromImage: noShell }), 'host');
+    t.equal(await which({ fromImage: marked }), 'of the base');
+    t.equal(await which({ fromImage: noShell, tools: marked }), 'of the base');
+    t.equal(await which({ fromImage: marked, tools: 'debian:bookworm' }), 'debian', 'a name in the engine');
   });
 
   t.test('buildImage() lets extraCommands see what the script left, and whiteouts survive it', async (t) => {
@@ -152,7 +172,13 @@ async function buildTests(env: TestEngine): Promise<void> {
     await t.rejects(buildImage(failing, context), { code: 'E_SCRIPT', cause: { exitStatus: 1 } });
     t.ok(context.notes.includes('before') && !context.notes.includes('behind'));
     await t.rejects(buildImage({ name: 'n', extraCommands: 'exit 7' }, context), { code: 'E_SCRIPT', cause: { exitStatus: 7 } });
-    t.same(env.engine.listJobs(ROOT), [], 'no job is left in the engine');
+    const kept = env.engine.listJobs(ROOT);
+    t.same(
+      kept.map(({ state }) => state),
+      ['failed', 'failed'],
+      'with their logs, and no other job',
+    );
+    for (const { id } of kept) t.ok(context.notes.includes(`Job ${id} has failed and is kept: "rootlayer job logs ${id}" shows its log.`));
   });
 
   t.test('buildImage() holds diskSize and buildVMMemorySize, in MiB', async (t) => {
@@ -183,7 +209,9 @@ async function buildTests(env: TestEngine): Promise<void> {
     };
     const stopped = { ...context, note, signal: controller.signal };
     const args = { name: 'n', fromImage: base, runAsRoot: 'echo started; sleep 60' };
+    const before = env.engine.listJobs(ROOT).length;
     await t.rejects(buildImage(args, stopped), { code: 'E_CANCELLED' });
+    t.equal(env.engine.listJobs(ROOT).length, before, 'a cancelled job is removed');
   });
 
   t.test('buildImage() builds on what it built, links and deletions included (seed check 10)', async (t) => {

@@ -7,6 +7,8 @@ import {
   mkdtempSync,
   openSync,
   readdirSync,
+  readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -148,6 +150,9 @@ t.test('status() boots a guest once, and remembers it', async (t) => {
   t.equal(statSync(join(vmDir, 'templates', name)).ino, before.ino);
 });
 
+/** Descriptors of this process once all is there that the first job needs. */
+let descriptors = 0;
+
 t.test('a job is restored, prints, and gives what it changed', async (t) => {
   const ran = await run('echo $GREETING; echo wrong >&2; mkdir /made; echo new >/made/file; rm /bin/tty');
   t.match(ran.end, { kind: 'exit', status: 0, claims: { changed: true, oomKills: 0 } });
@@ -165,6 +170,7 @@ t.test('a job is restored, prints, and gives what it changed', async (t) => {
 });
 
 t.test('the end of a script is told, with what it used', async (t) => {
+  descriptors = readdirSync('/proc/self/fd').length;
   t.match((await run('exit 7')).end, { kind: 'exit', status: 7, claims: { changed: false } });
   t.match((await run('kill -9 $$')).end, { kind: /exit|signal/ });
   const unchanged = await run('true');
@@ -213,6 +219,42 @@ for (const [when, wait] of Object.entries(PHASES)) {
   });
 }
 
+t.test('V05 QEMU has no right, no namespace of the host and no file but its own', async (t) => {
+  await run('echo up; sleep 60', {
+    during: async (run, told) => {
+      await until('the script', () => told.stdout === 'up\n');
+      const [pid = ''] = processesOf(UID + count);
+      const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+      const field = (name: string): string => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)?.[1] ?? '';
+      t.same(
+        ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Groups'].map(
+          (name) => `${name} ${field(name).trim()}`,
+        ),
+        [
+          ...['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'].map((name) => `${name} 0000000000000000`),
+          'NoNewPrivs 1',
+          'Seccomp 2',
+          'Groups ',
+        ],
+      );
+      t.ok(Number(field('Seccomp_filters')) >= 2, 'our filter and its own');
+      for (const namespace of ['mnt', 'net', 'pid', 'ipc', 'uts', 'cgroup']) {
+        t.not(readlinkSync(`/proc/${pid}/ns/${namespace}`), readlinkSync(`/proc/self/ns/${namespace}`), namespace);
+      }
+      const mounts = readFileSync(`/proc/${pid}/mountinfo`, 'latin1')
+        .trim()
+        .split('\n')
+        .map((line) => line.split(' ').slice(4, 6).join(' '));
+      t.equal(mounts.length, 1);
+      t.match(mounts[0] ?? '', /^\/ ro,nosuid,nodev/);
+      const files = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+      const named = files.filter((file) => file.startsWith('/') && !file.includes('(deleted)') && !file.startsWith('/memfd:'));
+      t.same([...new Set(named)], [join(dir, 'base.erofs')], 'the base alone has a name');
+      run.kill();
+    },
+  });
+});
+
 t.test('two jobs at once do not see each other', async (t) => {
   const both = await Promise.all(['a', 'b'].map(async (name) => await run(`echo ${name} >/own; cat /own; sleep 0.3`)));
   t.same(
@@ -251,6 +293,7 @@ function brokenState(t: Test): string {
 }
 
 t.test('nothing is left behind', async (t) => {
+  t.equal(readdirSync('/proc/self/fd').length, descriptors, 'descriptors');
   for (let uid = UID; uid <= UID + count; uid++) t.same(processesOf(uid), []);
   t.same(
     readdirSync(vmDir).filter((name) => /new/.test(name)),

@@ -2,7 +2,7 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
-import { DiskOutput } from '../../../src/erofs/disk-output.ts';
+import { DIRECT_BYTES, DiskOutput } from '../../../src/erofs/disk-output.ts';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'rootlayer-output-'));
 t.teardown(() => rmSync(directory, { recursive: true }));
@@ -33,6 +33,19 @@ function fileOf(bytes: Buffer): number {
   return openSync(file, 'r');
 }
 
+const NO_TAIL = Buffer.alloc(0);
+
+/** Adds a file of any size as the image's writer does. */
+function appendFile(output: DiskOutput, bytes: Buffer): void {
+  const fd = fileOf(bytes);
+  if (bytes.length >= DIRECT_BYTES) {
+    output.appendLargeFile(fd, bytes.length, false, at());
+  } else {
+    output.appendSmallFile(fd, bytes.length, NO_TAIL, at);
+    closeSync(fd);
+  }
+}
+
 const noise = (length: number): Buffer => Buffer.from(Array.from({ length }, (_byte, n) => (n * 7 + (n >> 8)) & 0xff));
 
 t.test('DiskOutput begins each thing at a block', async (t) => {
@@ -40,7 +53,7 @@ t.test('DiskOutput begins each thing at a block', async (t) => {
     t.equal(output.nextBlock, 1);
     output.append(Buffer.from('one'));
     t.equal(output.nextBlock, 2);
-    output.appendFile(fileOf(Buffer.from('two')), 3, false, at);
+    appendFile(output, Buffer.from('two'));
     output.append(Buffer.alloc(4097, 'x'));
     t.equal(output.nextBlock, 5);
   });
@@ -56,7 +69,7 @@ t.test('DiskOutput keeps what is larger than its buffer, and many things in a ro
   const bytes = await written(async (output) => {
     for (const [n, piece] of pieces.entries()) {
       if (n % 2 === 0) output.append(piece);
-      else output.appendFile(fileOf(piece), piece.length, false, at);
+      else appendFile(output, piece);
       await output.room();
     }
     output.append(Buffer.from('end'));
@@ -71,15 +84,35 @@ t.test('DiskOutput keeps what is larger than its buffer, and many things in a ro
 
 t.test('DiskOutput copies from another kind of filesystem too', async (t) => {
   const size = readFileSync(process.execPath).length;
-  const bytes = await written((output) => output.appendFile(openSync(process.execPath, 'r'), size, false, at));
+  const bytes = await written((output) => output.appendLargeFile(openSync(process.execPath, 'r'), size, false, at()));
   t.ok(bytes.subarray(0, size).equals(readFileSync(process.execPath)));
 });
 
 t.test('DiskOutput tells of files that are shorter than they should be', async (t) => {
-  for (const size of [100, 200_000]) {
-    const work = written((output) => output.appendFile(fileOf(Buffer.alloc(50, 'x')), size, false, at));
-    await t.rejects(work, { code: 'E_DISK_IMAGE', message: /"file".*shorter/ });
-  }
+  const short = Buffer.alloc(50, 'x');
+  await t.rejects(
+    written((output) => output.appendLargeFile(fileOf(short), 200_000, false, at())),
+    { code: 'E_DISK_IMAGE', message: /"file".*shorter/ },
+  );
+  const fd = fileOf(short);
+  await t.rejects(
+    written((output) => output.appendSmallFile(fd, 51, NO_TAIL, at)),
+    { code: 'E_DISK_IMAGE', message: /"file".*shorter/ },
+  );
+  closeSync(fd);
+});
+
+t.test('DiskOutput.appendSmallFile() gives what is behind the blocks, and does not write it', async (t) => {
+  const tail = Buffer.alloc(10);
+  const input = noise(4096 + 10);
+  const bytes = await written((output) => {
+    const fd = fileOf(input);
+    output.appendSmallFile(fd, 4096, tail, at);
+    closeSync(fd);
+    output.append(Buffer.from('n'));
+  });
+  t.ok(tail.equals(input.subarray(4096)));
+  t.ok(bytes.equals(Buffer.concat([input.subarray(0, 4096), Buffer.from('n'), Buffer.alloc(4095)])));
 });
 
 t.test('DiskOutput keeps holes', async (t) => {
@@ -87,7 +120,7 @@ t.test('DiskOutput keeps holes', async (t) => {
   writeSync(fd, 'data', 65_536);
   ftruncateSync(fd, 300_001);
   const bytes = await written((output) => {
-    output.appendFile(fd, 300_001, true, at);
+    output.appendLargeFile(fd, 300_001, true, at());
     output.append(Buffer.from('end'));
   });
   const expected = Buffer.alloc(Math.ceil(300_001 / 4096) * 4096 + 4096);
@@ -103,7 +136,7 @@ t.test('DiskOutput holds its limit before it writes', async (t) => {
   );
   await t.resolves(written((output) => output.append(Buffer.alloc(4097)), 3 * 4096));
   await t.rejects(
-    written((output) => output.appendFile(fileOf(Buffer.alloc(1)), 2 ** 40, true, at)),
+    written((output) => output.appendLargeFile(fileOf(Buffer.alloc(1)), 2 ** 40, true, at())),
     { code: 'E_LIMIT_UNPACKED' },
   );
 });

@@ -297,7 +297,7 @@ t.test('buildImage() refuses what contradicts itself or is not there, naming its
     [{ name: 'n', runAsRoot: 'true', uid: 0 }, /\/uid: it cannot be given together with runAsRoot/],
     [{ name: 'n', runAsRoot: 'true', gid: 5 }, /\/gid: it cannot be given together with runAsRoot/],
     [{ name: 'n', copyToRoot: [dir, `${dir}/missing`] }, /\/copyToRoot\/1: there is no file or directory/],
-    [{ name: 'n', contents: `${dir}/missing` }, /\/contents\/0: there is no file or directory/],
+    [{ name: 'n', contents: `${dir}/missing` }, /\/contents: there is no file or directory/],
     [{ name: 'n', fromImage: `${dir}/missing.tar` }, /\/fromImage: there is no file/],
     [{ name: 'n', closure: ['/elsewhere/x'] }, /\/closure\/0: Expecting absolute paths from \/nix\/store/],
     [{ name: 'n', closure: ['/nix/store/missing-path'] }, /\/closure\/0: there is no file or directory/],

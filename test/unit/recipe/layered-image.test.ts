@@ -56,7 +56,8 @@ t.test('streamLayeredImage() ends its stream with an error when a file has chang
 t.test('streamLayeredImage() says what it does in the words of the original', async (t) => {
   const store = makeTinyStore(t);
   const context = quietContext();
-  await using _image = await streamLayeredImage({ ...argsFor(store), maxLayers: 3 }, context);
+  await using image = await streamLayeredImage({ ...argsFor(store), maxLayers: 3 }, context);
+  t.equal(image.layers.length, 3);
   t.strictSame(context.notes, [
     "No 'fromImage' provided",
     `Creating layer 1 from paths: ['${PATHS.data}']`,

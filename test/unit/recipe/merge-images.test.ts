@@ -55,7 +55,7 @@ t.test('mergeImages() keeps all tags of images with one name, and copies each la
   t.same(
     archive.images.map(({ tags, layers }) => [tags, layers.map(({ diffId }) => diffId)]),
     [
-      [['foo:1', 'foo:3'], [LOWER, UPPER, LOWER].map((layer) => sha256(layer))],
+      [['foo:1', 'foo:3', 'localhost/foo:4'], [LOWER, UPPER, LOWER].map((layer) => sha256(layer))],
       [['foo:2'], [sha256(layerTar({ file: { body: 'two', uid: 1000, gid: 1001 } }))]],
     ],
   );

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { argumentSchemas, isRecipeFunction, recipeJsonSchema } from '../../../src/recipe/schema.ts';
@@ -33,17 +33,48 @@ t.test('the examples pass the schema of their function', async (t) => {
   }
 });
 
-t.test('docs/recipes.md has a row for each argument of each function', async (t) => {
+t.test('docs/recipes.md explains each argument of each function', async (t) => {
   for (const [name, schema] of Object.entries(argumentSchemas)) {
-    const section = docs.split(/^### /m).find((text) => text.startsWith(`${name}\n`)) ?? '';
-    const missing = Object.keys(schema.shape).filter((key) => !section.includes(`\`${key}\``) && !COMMON.has(key));
-    t.strictSame(missing, [], name);
+    const explained = explainedIn(name);
+    t.strictSame(
+      Object.keys(schema.shape).filter((key) => !explained.has(key) && !COMMON.has(key)),
+      [],
+      name,
+    );
   }
 });
 
+t.test('docs/seed-parity.md has a row for each function, and names files that are there', async (t) => {
+  const parity = readFileSync(path.join(repoRoot, 'docs/seed-parity.md'), 'utf8');
+  const [rows = ''] = parity.split('## The checks');
+  const named = new Set([...rows.matchAll(/^\|(.*?)\|/gm)].flatMap(([, cell = '']) => codeIn(cell)));
+  t.strictSame(
+    [...Object.keys(argumentSchemas), 'tarsum', 'compressors', 'mkDbExtraCommand'].filter((name) => !named.has(name)),
+    [],
+  );
+  const files = [...parity.matchAll(/`((?:src|test|examples)\/[^`]+)`/g)].map(([, file = '']) => file.replace(/\.ts$/, ''));
+  t.ok(files.length > 20);
+  // Beside a build of this repository its sources may be missing, never their builds.
+  const isThere = (file: string): boolean => ['', '.ts', '.js'].some((ending) => existsSync(path.join(repoRoot, file + ending)));
+  t.strictSame(
+    files.filter((file) => !isThere(file)),
+    [],
+  );
+});
+
+/** What stands in a function's section in the way of code, or in that of the function whose arguments it takes. */
+function explainedIn(name: string): Set<string> {
+  const section = docs.split(/^### /m).find((text) => text.startsWith(`${name}\n`)) ?? '';
+  const prose = section.replace(/^```json.*?^```$/gms, '');
+  const other = /Takes the arguments of `(\w+)`/.exec(prose)?.[1];
+  return new Set([...codeIn(prose), ...(other === undefined ? [] : explainedIn(other))]);
+}
+
+function codeIn(text: string): string[] {
+  return [...text.matchAll(/`(\w+)`/g)].map(([, word = '']) => word);
+}
+
 /** Arguments that docs/recipes.md explains once, in the table "Arguments that several functions have". */
 const COMMON = new Set(
-  [...(docs.split(/^## /m).find((text) => text.startsWith('Arguments that several')) ?? '').matchAll(/^\| (.*?) \|/gm)].flatMap(
-    ([, cell = '']) => [...cell.matchAll(/`(\w+)`/g)].map(([, name = '']) => name),
-  ),
+  codeIn((docs.split(/^## /m).find((text) => text.startsWith('Arguments that several')) ?? '').replace(/^[^|].*$/gm, '')),
 );
