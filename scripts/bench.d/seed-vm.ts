@@ -69,7 +69,7 @@ async function bootOnce(dir: string): Promise<void> {
   const disk = path.join(dir, 'disk');
   writeFileSync(disk, '');
   truncateSync(disk, DISK_MIB * 1024 * 1024);
-  const parameters = `console=ttyS0 quiet panic=-1 cryptomgr.notests init_on_alloc=0 tsc_early_khz=${readTscKhz()} mitigations=off noreplace-smp`;
+  const parameters = `console=ttyS0 quiet panic=-1 cryptomgr.notests init_on_alloc=0 tsc=reliable tsc_early_khz=${readTscKhz()} mitigations=off noreplace-smp`;
   const args = [
     ...['-M', 'microvm', '-accel', 'tcg,thread=multi', '-cpu', 'max,-erms', '-m', '512', '-nodefaults', '-no-user-config'],
     ...['-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', path.join(dir, 'kernel'), '-initrd', path.join(dir, 'initramfs')],
