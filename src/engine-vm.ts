@@ -10,7 +10,7 @@ import { findKernel } from './guest/kernel.ts';
 import type { CgroupManager } from './host/cgroup.ts';
 import { startWorker, type Worker } from './host/worker.ts';
 import type { VmReadiness } from './isolation/choose.ts';
-import { vmCgroupLimits } from './isolation/vm/machine.ts';
+import { vmCgroupLimits, vmUid } from './isolation/vm/machine.ts';
 import { VirtualMachines } from './isolation/vm/machines.ts';
 import { vmReadiness } from './isolation/vm/readiness.ts';
 import type { VmSeat } from './isolation/vm/types.ts';
@@ -89,7 +89,7 @@ async function takeSeat(
   try {
     const cgroup = cgroups.create(`vm-${randomBytes(4).toString('hex')}`, limits);
     return {
-      uid: range.maps.base,
+      uid: vmUid(range.maps.base),
       cgroup,
       [Symbol.asyncDispose]: async () => {
         await cgroup[Symbol.asyncDispose]();

@@ -148,10 +148,12 @@ export class ImageWriter {
     const offset = this.#meta.allocate(head + tailBytes);
     const inode = this.#meta.at(offset);
     encodeInode(inode, bytes, facts, { layout, location, xattrWords: xattrs.words, serial: this.#inodes });
-    xattrs.bytes.copy(inode, bytes);
-    return { nid: offset / SLOT_BYTES, inode, tail: inode.subarray(head, head + tailBytes) };
+    if (xattrs.words > 0) xattrs.bytes.copy(inode, bytes);
+    return { nid: offset / SLOT_BYTES, inode, tail: tailBytes === 0 ? NO_TAIL : inode.subarray(head, head + tailBytes) };
   }
 }
+
+const NO_TAIL = Buffer.alloc(0);
 
 /** An inode in memory, and the room behind it. */
 type AddedInode = { readonly nid: number; readonly inode: Buffer; readonly tail: Buffer };

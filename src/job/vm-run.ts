@@ -4,6 +4,7 @@ import type { Scope } from '../core/scope.ts';
 import type { Cgroup, CgroupUsage } from '../host/cgroup.ts';
 import { close } from '../host/libc.ts';
 import { SCRIPT_ENVIRONMENT, scriptCandidates } from '../isolation/job-files.ts';
+import { vmUid } from '../isolation/vm/machine.ts';
 import type { VmClaims, VmEnd, VmRun } from '../isolation/vm/types.ts';
 import { closeLowers, openLowers, openLowerView } from '../overlay/lower.ts';
 import { copyRootAttributes } from '../overlay/rootfs.ts';
@@ -78,7 +79,7 @@ export class VirtualMachineRun {
         limits: request.limits,
         hostname: 'rootlayer',
         terminal: request.terminal,
-        uid: range.maps.base,
+        uid: vmUid(range.maps.base),
         cgroup,
         maxResultBytes: MAX_RESULT_BYTES,
         onOutput: (stream, bytes) => {

@@ -1,10 +1,13 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import { buffer } from 'node:stream/consumers';
+import type { z } from 'zod';
 import { RootlayerError } from '../core/errors.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
 import { recipeError } from './recipe-error.ts';
+import { argumentSchemas, isRecipeFunction } from './schema.ts';
 
 /** Gives what messages call a recipe: the name of its file. */
 export function labelOf(file: string): string {
@@ -16,7 +19,7 @@ const BOUNDS = { maxBytes: 256 * 1024 * 1024, maxKeys: 10_000_000, code: 'E_RECI
 
 /** Members that name files of this machine, whichever the function; in lists, and in helpers among contents, too. */
 const PATH_MEMBERS = new Set([
-  ...['fromImage', 'copyToRoot', 'contents', 'tools', 'images', 'derivations', 'closure', 'storeRoot', 'source', 'baseJson', 'rcfile'],
+  ...['fromImage', 'copyToRoot', 'contents', 'images', 'derivations', 'closure', 'storeRoot', 'source', 'baseJson'],
 ]);
 
 /**
@@ -28,13 +31,23 @@ export async function readRecipe(file: string, pairs: readonly string[]): Promis
   const bytes = file === '-' ? await buffer(process.stdin) : await readBytes(file);
   const recipe = objectOnly(parseStrictJson(bytes, { ...BOUNDS, what: labelOf(file) }));
   const dir = file === '-' ? process.cwd() : path.dirname(path.resolve(file));
-  return { ...withPaths(recipe, dir), ...withPaths(Object.fromEntries(pairs.map(pairOf)), process.cwd()) };
+  const set = pairs.map((text) => pairOf(text, recipe['function']));
+  return { ...withPaths(recipe, dir), ...withPaths(Object.fromEntries(set), process.cwd()) };
 }
 
 /** Gives the members of a recipe with relative paths made absolute. */
 export function withPaths(recipe: Readonly<Record<string, unknown>>, dir: string): Record<string, unknown> {
-  const entries = Object.entries(recipe).map(([key, value]) => [key, PATH_MEMBERS.has(key) ? absolute(value, dir) : value]);
+  const entries = Object.entries(recipe).map(([key, value]) => {
+    if (key === 'tools' && typeof value === 'string') return [key, fileOrName(value, dir)];
+    return [key, PATH_MEMBERS.has(key) ? absolute(value, dir) : value];
+  });
   return Object.fromEntries(entries) as Record<string, unknown>;
+}
+
+/** A name of an image in the engine stays as it is, unless there is a file of that name. */
+function fileOrName(text: string, dir: string): string {
+  const file = path.resolve(dir, text);
+  return /^\.{0,2}\//.test(text) || existsSync(file) ? file : text;
 }
 
 function absolute(value: unknown, dir: string): unknown {
@@ -61,17 +74,25 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function pairOf(text: string): [string, unknown] {
+function pairOf(text: string, name: unknown): [string, unknown] {
   const at = text.indexOf('=');
   if (at < 1) throw new RootlayerError('E_USAGE', `Cannot use --set ${JSON.stringify(text)}: want key=value`);
-  return [text.slice(0, at), jsonOrText(text.slice(at + 1))];
+  const key = text.slice(0, at);
+  return [key, jsonOrText(text.slice(at + 1), (value) => isWanted(name, key, value))];
 }
 
-function jsonOrText(text: string): unknown {
+/** What is no JSON is meant as it is, and so is a number or a word where a text is wanted: `tag=1.0` need not be quoted twice. */
+function jsonOrText(text: string, isWanted: (value: unknown) => boolean): unknown {
   try {
-    return JSON.parse(text);
+    const value: unknown = JSON.parse(text);
+    return (typeof value === 'object' && value !== null) || isWanted(value) || !isWanted(text) ? value : text;
   } catch {
-    // What is no JSON is meant as it is: a tag need not be quoted twice.
     return text;
   }
+}
+
+function isWanted(name: unknown, key: string, value: unknown): boolean {
+  if (typeof name !== 'string' || !isRecipeFunction(name)) return true;
+  const shape: Readonly<Record<string, z.ZodType>> = argumentSchemas[name].shape;
+  return shape[key]?.safeParse(value).success ?? true;
 }

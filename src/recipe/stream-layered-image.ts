@@ -3,7 +3,7 @@ import { hexOf } from '../core/digest.ts';
 import { Scope } from '../core/scope.ts';
 import { goArchitecture } from '../store/platform.ts';
 import { parseArguments } from './arguments.ts';
-import { type BaseImage, openBaseImage } from './base-archive.ts';
+import { type BaseImage, type BaseLayer, openBaseImage } from './base-archive.ts';
 import { type LayeredArgs, type StreamLayeredImageArgs, streamLayeredImageArgsSchema } from './layered-args.ts';
 import { closureOfImage } from './layered-closure.ts';
 import { layeredConfig, secondsOf } from './layered-config.ts';
@@ -79,7 +79,9 @@ async function assemble(
   const { tar, wasScripted } = await customisationLayer(args, tree, { base, closureWith, scope }, context);
   const inScripts = wasScripted ? await mentionsIn(tar.open(context.signal), args.storeDir) : [];
   const closure = closureWith([...inConfig, ...inScripts]);
-  const baseLayers = (base?.layers ?? []).map((tar): LayeredLayer => ({ tar, name: tar.name, paths: [tar.name], kind: 'base' }));
+  const baseLayers = (base?.layers ?? []).map(
+    (tar): LayeredLayer => ({ tar, name: memberName(tar), paths: [memberName(tar)], kind: 'base' }),
+  );
   for (const [at, { name }] of baseLayers.entries()) context.note(`Adding base layer ${at + 1} from ${name}`);
   const store = args.includeStorePaths
     ? await storeLayers(args, closure, { available, mtimeSec, start: baseLayers.length + 1 }, context)
@@ -98,6 +100,11 @@ async function assemble(
     layers: [...baseLayers, ...store, top],
     keepsRepeated: args.compat === 'seed',
   };
+}
+
+/** Layers of a docker-archive keep their names; blobs of an OCI layout are called by what they hold when it is compressed. */
+function memberName({ name, diffId }: BaseLayer): string {
+  return name.endsWith('.tar') ? name : `${hexOf(diffId)}/layer.tar`;
 }
 
 async function storeLayers(

@@ -1,9 +1,21 @@
-import { cpSync, existsSync, lstatSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { buildRecipe } from '../../src/cli/build-recipe.ts';
 import { hexOf } from '../../src/core/digest.ts';
-import { rootlayer, rootlayerOk, run } from '../helpers/command.ts';
+import { rootlayer, rootlayerOk, run, startCommand } from '../helpers/command.ts';
 import { JUDGES, judgeArchive, temporary } from '../helpers/image-judges.ts';
 import { repoRoot } from '../helpers/repo.ts';
 import { baseImagePath, requires } from '../helpers/requires.ts';
@@ -109,7 +121,7 @@ t.test('build sets members with --set, whose values are JSON or texts', async (t
   const built = await build(
     'streamLayeredImage',
     '--set',
-    'tag=two',
+    'tag=2.0',
     '--set',
     'maxLayers=2',
     '--set',
@@ -117,7 +129,7 @@ t.test('build sets members with --set, whose values are JSON or texts', async (t
     '-o',
     'set.tar',
   );
-  t.equal(built['imageTag'], 'two');
+  t.equal(built['imageTag'], '2.0');
   t.equal((built['layers'] as unknown[]).length, 2);
 });
 
@@ -200,6 +212,40 @@ t.test('build ends with the status of the script that failed', async (t) => {
   t.match(stderr, /^told$/m);
   t.match(stderr, /^rootlayer: .*status 9$/m);
   t.notOk(existsSync(path.join(dir, 'no.tar')));
+});
+
+t.test('build ends its script when it is interrupted', async (t) => {
+  const set = 'fakeRootCommands=echo up; sleep 1000';
+  const child = startCommand(['build', 'buildLayeredImage.json', '--set', set, '-o', 'no.tar', '--state-dir', path.join(dir, 'state')], {
+    cwd: dir,
+  });
+  const closed = new Promise<number | null>((resolve) => child.once('close', resolve));
+  let said = '';
+  for await (const chunk of child.stderr) {
+    if (!said.includes('up\n') && `${said}${chunk}`.includes('up\n')) child.kill('SIGINT');
+    said += chunk;
+  }
+  t.equal(await closed, 130);
+  t.match(said, /\nrootlayer: Cannot build buildLayeredImage\.json: it was cancelled\n$/);
+  t.notOk(existsSync(path.join(dir, 'no.tar')));
+});
+
+t.test('build holds no image in memory', async (t) => {
+  const big = path.join(dir, 'big/nix/store/aaaa-big');
+  mkdirSync(path.dirname(big), { recursive: true });
+  closeSync(openSync(big, 'w'));
+  truncateSync(big, 1024 ** 3);
+  const recipe = { function: 'streamLayeredImage', name: 'big', storeRoot: 'big', closure: ['/nix/store/aaaa-big'] };
+  const report = "process.on('exit', () => process.stderr.write('maxRSS=' + process.resourceUsage().maxRSS))";
+  const options = {
+    cwd: dir,
+    input: JSON.stringify(recipe),
+    env: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(report)}` },
+  };
+  const { stderr, stdout } = await rootlayerOk(['build', '-', '-o', '/dev/null', '--json'], options);
+  t.ok(JSON.parse(stdout).output.sizeBytes > 1024 ** 3);
+  const peakMiB = Number(/maxRSS=(\d+)/.exec(stderr)?.[1]) / 1024;
+  t.ok(peakMiB < 200, `peak ${peakMiB} MiB`);
 });
 
 t.test('build --schema prints the published schema', async (t) => {

@@ -68,7 +68,11 @@ const VM = ['status=5', 'user=1000', 'root=6', 'seccomp=6', 'caps=0', 'nnp=1', '
 const PROGRAM = ['end=', 'exec=/bin/true'];
 
 t.test('the launcher takes a sealed request for a virtual machine', async (t) => {
-  t.equal(await report('vm', [...VM, ...PROGRAM]), 'error root 9\nexit 125\n', 'control: the records are good, the descriptors are not there');
+  t.equal(
+    await report('vm', [...VM, ...PROGRAM]),
+    'error root 9\nexit 125\n',
+    'control: the records are good, the descriptors are not there',
+  );
 });
 
 for (const [what, records] of Object.entries({

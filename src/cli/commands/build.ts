@@ -19,9 +19,9 @@ export function buildCommand(outcome: Outcome): Command {
     .argument('[recipe]', 'a JSON file; "-" is standard input')
     .option('-o, --output <out>', 'where the result goes (default: its own name, here); "-" is standard output')
     .option('--set <key=value>', 'set a member of the recipe; the value is JSON, or else a text; repeatable', collect, [])
-    .option('--quiet', 'do not tell what is being done')
+    .option('--quiet', 'do not tell what is done')
     .option('--schema', 'print the JSON schema of recipes')
-    .option('--json', 'print one JSON document on standard output');
+    .option('--json', 'print one JSON document on standard output, and what is done on standard error');
   return addSessionOptions(command)
     .addHelpText(
       'after',
@@ -54,7 +54,7 @@ async function buildWith(buildRecipe: BuildRecipe, recipe: string | undefined, o
     const context: RecipeContext = {
       signal: interrupts.signal,
       note: (line) => {
-        if (!options.quiet && !options.json) output.note(line);
+        if (!options.quiet) output.note(line);
       },
       progress: ({ stage, done, total, unit }) => output.progress(stage, done, total, unit),
       session: () => sessions.open(),

@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { constants, existsSync, statSync } from 'node:fs';
-import { chmod, copyFile, mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { RootlayerError } from '../../core/errors.ts';
+import { keepDirectory } from './kept-directory.ts';
 
 /** The one program of the jail. Not Debian's smaller qemu-system-x86_64-microvm, which cannot emulate. */
 export const QEMU_PROGRAM = '/usr/bin/qemu-system-x86_64';
@@ -28,11 +29,7 @@ export async function openJail(directory: string, signal: AbortSignal): Promise<
   const qemuVersion = readQemuVersion();
   const files = await findFiles(signal);
   const key = keyOf(qemuVersion, files);
-  const path = join(directory, `qemu-root-${key}`);
-  if (!existsSync(path)) {
-    await build(directory, path, files);
-    await removeOthers(directory, path);
-  }
+  const path = await keepDirectory(directory, 'qemu-root', key, async (path) => await fill(path, files));
   return { path, key, qemuVersion };
 }
 
@@ -85,24 +82,14 @@ function keyOf(version: string, files: JailFile[]): string {
   return hash.digest('hex').slice(0, 16);
 }
 
-/** Made under another name first, so that a jail is whole or not there. */
-async function build(directory: string, path: string, files: JailFile[]): Promise<void> {
-  const temporary = await mkdtemp(join(directory, 'qemu-new-'));
-  try {
-    await chmod(temporary, 0o755);
-    // Mount points for a job's /dev/kvm and for the files of a booting guest.
-    for (const name of ['dev', 'boot']) await makeDirectory(join(temporary, name));
-    for (const { from, to } of files) {
-      const target = join(temporary, to);
-      await makeDirectory(dirname(target));
-      await copyFile(from, target, constants.COPYFILE_FICLONE);
-      await chmod(target, 0o555);
-    }
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    // Another process has made the same one meanwhile.
-    if (!existsSync(path)) throw error;
+async function fill(path: string, files: JailFile[]): Promise<void> {
+  // Mount points for a job's /dev/kvm and for the files of a booting guest.
+  for (const name of ['dev', 'boot']) await makeDirectory(join(path, name));
+  for (const { from, to } of files) {
+    const target = join(path, to);
+    await makeDirectory(dirname(target));
+    await copyFile(from, target, constants.COPYFILE_FICLONE);
+    await chmod(target, 0o555);
   }
 }
 
@@ -112,13 +99,6 @@ async function makeDirectory(path: string): Promise<void> {
   await makeDirectory(dirname(path));
   await mkdir(path);
   await chmod(path, 0o755);
-}
-
-async function removeOthers(directory: string, kept: string): Promise<void> {
-  for (const name of await readdir(directory)) {
-    const path = join(directory, name);
-    if (name.startsWith('qemu-root-') && path !== kept) await rm(path, { recursive: true, force: true });
-  }
 }
 
 async function outputOf(program: string, args: string[], signal: AbortSignal): Promise<string> {

@@ -60,6 +60,11 @@ export function threadLimit(shape: VmShape): number {
   return QEMU_THREADS + shape.cpus;
 }
 
+/** The host's user that QEMU runs as, of an id range that is a job's own: not the first one, which is the root of the job's unpack workers. */
+export function vmUid(rangeBase: number): number {
+  return rangeBase + 1;
+}
+
 /** Where a machine begins: by booting the guest's files, or with a saved state. */
 export type Beginning = { kind: 'boot'; tscKhz: number } | { kind: 'restore'; stateFd: number };
 

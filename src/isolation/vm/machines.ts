@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs';
-import { chmod, copyFile, mkdir, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deferred } from '../../core/deferred.ts';
 import { RootlayerError, toRootlayerError } from '../../core/errors.ts';
@@ -9,6 +9,7 @@ import { qemuProfile } from '../../host/seccomp/qemu-profile.ts';
 import { type Accelerated, findAcceleration, hostKey } from './acceleration.ts';
 import { type Step, stepMs } from './deadlines.ts';
 import { openJail } from './jail.ts';
+import { keepDirectory, NEW } from './kept-directory.ts';
 import { shapeFor, type VmShape } from './machine.ts';
 import type { VmHost } from './machine-link.ts';
 import { ACCELERATION_FILE } from './readiness.ts';
@@ -164,7 +165,7 @@ type FileHandle = Awaited<ReturnType<typeof open>>;
 
 /** A file without a name, open for reading. */
 async function openNameless(directory: string, fill: (file: FileHandle) => Promise<void>): Promise<number> {
-  const path = join(directory, `new.${process.pid}.${Math.random().toString(16).slice(2)}`);
+  const path = join(directory, `${NEW}${process.pid}.${Math.random().toString(16).slice(2)}`);
   const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
   try {
     await fill(file);
@@ -175,23 +176,17 @@ async function openNameless(directory: string, fill: (file: FileHandle) => Promi
   }
 }
 
-/** Copies the guest's files to where QEMU's user can read them, and where nothing changes them. Older ones go. */
+/** Copies the guest's files to where QEMU's user can read them, and where nothing changes them. */
 async function keepGuest(directory: string, guest: VmGuest): Promise<string> {
-  const name = `guest-${guest.digest.replace(/^sha256:/, '').slice(0, 32)}`;
-  const path = join(directory, name);
-  const names = await readdir(directory);
-  if (!names.includes(name)) {
-    const temporary = await mkdtemp(join(directory, 'guest-new-'));
-    await copyFile(guest.kernelPath, join(temporary, 'kernel'), constants.COPYFILE_FICLONE);
-    await copyFile(guest.initramfsPath, join(temporary, 'initramfs'), constants.COPYFILE_FICLONE);
-    for (const file of ['kernel', 'initramfs']) await chmod(join(temporary, file), 0o444);
-    await chmod(temporary, 0o755);
-    await rename(temporary, path);
-  }
-  for (const other of names) {
-    if (other.startsWith('guest-') && other !== name) await rm(join(directory, other), { recursive: true, force: true });
-  }
-  return path;
+  return await keepDirectory(directory, 'guest', guest.digest.replace(/^sha256:/, '').slice(0, 32), async (path) => {
+    for (const [from, name] of [
+      [guest.kernelPath, 'kernel'],
+      [guest.initramfsPath, 'initramfs'],
+    ] as const) {
+      await copyFile(from, join(path, name), constants.COPYFILE_FICLONE);
+      await chmod(join(path, name), 0o444);
+    }
+  });
 }
 
 /** Waits for what others may wait for too: an abort ends the waiting, not the work. */

@@ -10,6 +10,7 @@ import { readTar } from '../../helpers/engine.ts';
 import { repoRoot } from '../../helpers/repo.ts';
 import { requires } from '../../helpers/requires.ts';
 import { makeTinyStore, PATHS, quietContext, REFERENCES, STORE, type TinyStore } from '../../helpers/tiny-store.ts';
+import { writeBase } from '../../helpers/tools-base.ts';
 
 const ORDER = [PATHS.data, PATHS.lib, PATHS.app];
 
@@ -116,6 +117,42 @@ t.test('streamLayeredImage() takes over the config of its base by a rule per fie
   };
   t.strictSame(await configWith('all'), { Entrypoint: ['/own'], Env: ['A=1', 'B=2'], Labels: { a: '1', b: '2' }, User: '7' });
   t.strictSame(await configWith('seed'), { Entrypoint: ['/own'], Env: ['A=1', 'B=2'], Labels: { b: '2' } });
+});
+
+t.test('streamLayeredImage() takes a base that lists a layer twice, and stores it once', async (t) => {
+  const store = makeTinyStore(t);
+  const small = execFileSync('tar', ['-C', store.root, '-cf', '-', '.']);
+  const other = execFileSync('tar', ['-C', store.dir, '-cf', '-', '--exclude=*.tar', 'root/nix/store']);
+  const base = writeBase(store.dir, 'twice:1', [small, other, small]);
+  const members = readTar(await archiveOf({ ...argsFor(store), fromImage: base, contents: [] })).map(({ header }) =>
+    header.name.toString(),
+  );
+  const [{ Layers }] = JSON.parse(
+    readTar(await archiveOf({ ...argsFor(store), fromImage: base, contents: [] }))
+      .at(-1)
+      ?.body.toString() ?? '',
+  );
+  t.equal(Layers.length, 4);
+  t.equal(Layers[0], Layers[2]);
+  t.equal(members.filter((name) => name === Layers[0]).length, 1);
+  const asSeed = readTar(await archiveOf({ ...argsFor(store), fromImage: base, contents: [], compat: 'seed' }));
+  t.equal(asSeed.filter(({ header }) => header.name.toString() === Layers[0]).length, 2);
+});
+
+t.test('streamLayeredImage() takes an OCI layout with compressed layers as its base', async (t) => {
+  if (!requires(t, 'skopeo')) return;
+  const store = makeTinyStore(t);
+  const [base, layout, out] = ['base.tar', 'layout', 'out.tar'].map((name) => path.join(store.dir, name));
+  writeFileSync(base ?? '', await archiveOf({ ...argsFor(store), name: 'base' }));
+  execFileSync('skopeo', ['copy', '-q', '--dest-compress', `docker-archive:${base}`, `oci:${layout}:1`]);
+  writeFileSync(out ?? '', await archiveOf({ ...argsFor(store), fromImage: layout ?? '', contents: [PATHS.tool] }));
+  const { Layers, Config } = JSON.parse(execFileSync('tar', ['-xOf', out ?? '', 'manifest.json'], { encoding: 'utf8' }))[0];
+  const { rootfs } = JSON.parse(execFileSync('tar', ['-xOf', out ?? '', Config], { encoding: 'utf8' }));
+  t.strictSame(
+    Layers,
+    rootfs.diff_ids.map((id: string) => `${id.slice('sha256:'.length)}/layer.tar`),
+  );
+  t.doesNotThrow(() => execFileSync('skopeo', ['copy', '-q', `docker-archive:${out}`, `dir:${store.dir}/copy`], { stdio: 'pipe' }));
 });
 
 t.test('streamLayeredImage() refuses what it cannot make, naming the place', async (t) => {
