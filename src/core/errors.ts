@@ -68,8 +68,12 @@ export const ERROR_CODES = {
   E_TOOL: { status: 501, retryable: false, says: 'a program that rootlayer needs is missing' },
   E_UNREACHABLE: { status: 503, retryable: true, says: 'the daemon cannot be reached' },
   E_USAGE: { status: 400, retryable: false, says: 'the command line or a value in it is wrong' },
-  E_VM_CRASH: { status: 500, retryable: true, says: 'the virtual machine ended by itself' },
-  E_VM_PROTOCOL: { status: 500, retryable: false, says: 'a virtual machine said what its protocol does not allow' },
+  E_VM_CRASH: { status: 500, retryable: true, says: 'the virtual machine ended by itself: its guest crashed or shut down, or QEMU failed' },
+  E_VM_PROTOCOL: {
+    status: 500,
+    retryable: false,
+    says: 'a virtual machine said what its protocol does not allow; nothing was taken from it',
+  },
   E_VM_TIMEOUT: { status: 500, retryable: true, says: 'a virtual machine did not answer in time' },
   E_WORKER: { status: 500, retryable: true, says: 'a worker process died' },
 } as const;

@@ -6,7 +6,8 @@ import { closureOf, parseReferences, type ReferenceGraph, storePathOf } from './
 
 /**
  * Gives all store paths that an image needs, with what they refer to: those of `contents` and `closure`, and those of `mentioned` (by the config, or by
- * what scripts left behind) that are there. Throws `E_RECIPE` for a path outside `storeDir`, and one that is missing on this machine.
+ * what scripts left behind) that are there. Throws `E_RECIPE` for a path outside `storeDir`, and one that is to be packed and is missing
+ * on this machine.
  */
 export function closureOfImage(args: LayeredArgs, mentioned: ReadonlySet<string>): ReferenceGraph {
   const { storeDir, storeRoot } = args;
@@ -14,7 +15,7 @@ export function closureOfImage(args: LayeredArgs, mentioned: ReadonlySet<string>
   const isThere = (name: string): boolean => lstatSync(storeRoot + name, { throwIfNoEntry: false }) !== undefined;
   const known = [...mentioned].map((text) => knownPath(text, (name) => graph.has(name) || isThere(name))).filter((name) => name !== null);
   const closure = closureOf(graph, [...storedContents(args), ...explicitRoots(args), ...known], storeDir);
-  for (const name of closure.keys()) {
+  for (const name of args.includeStorePaths ? closure.keys() : []) {
     if (isThere(name)) continue;
     throw recipeError(placeOf(args, name), `${JSON.stringify(storeRoot + name)}: there is no such file or directory`);
   }

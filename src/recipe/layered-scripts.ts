@@ -7,6 +7,7 @@ import { runForLayer } from './engine-job.ts';
 import type { LayeredArgs } from './layered-args.ts';
 import { storeEntries } from './layered-files.ts';
 import { mentionsInText } from './layered-mentions.ts';
+import { quoted } from './nix-shell-rc.ts';
 import { packEntries } from './pack.ts';
 import type { RecipeContext } from './recipe-context.ts';
 import type { ReferenceGraph } from './references.ts';
@@ -71,7 +72,7 @@ async function runAsRoot(
   const tar = packEntries(contextEntries(tree, store), { format: 'plain', mtimeSec: UNLIKE_TOOLS_SEC }, context.signal);
   const contextId = await session.addContext(Readable.from(tar, { objectMode: false }), context.signal);
   // What need not come back is taken away where it is.
-  const script = Buffer.from(`${fakeRootCommands}\ncd / && rm -rf -- '${storeDir}'\n`).toString('base64');
+  const script = Buffer.from(`${fakeRootCommands}\ncd / && rm -rf -- ${quoted(storeDir)}\n`).toString('base64');
   const from = await toolsImage(session, args.tools, null, context);
   const layer = scope.use(await runForLayer(session, { from, script, env: ENV, contextId, isolation }, context));
   return ownFiles(layer.tree, tree, storeDir);

@@ -2,26 +2,13 @@ import { compareText, type ReferenceGraph } from './references.ts';
 
 /**
  * Gives how often each path is needed, in a tree that starts at the paths which nothing refers to and repeats what is shared: a path scores 1 where it
- * stands, and what a path below scored is passed up increased by 1 at each level. Scores grow with the number of ways through the graph, hence bigint.
- * Source: nixpkgs, referencesByPopularity.
+ * stands, and what a path below scored is passed up increased by 1 at each level. So a path gets, for itself and for each path above it, the number of ways
+ * that lead there from the top. That number doubles with each fork, hence bigint. Source: nixpkgs, referencesByPopularity.
  */
 export function popularityOf(closure: ReferenceGraph): Map<string, bigint> {
-  const referred = new Set([...closure.values()].flatMap(({ references }) => references));
-  const contests = new Map<string, Map<string, bigint>>();
-  const contest = (children: readonly string[]): Map<string, bigint> => {
-    const scores = new Map<string, bigint>();
-    for (const child of children) {
-      add(scores, child, 1n);
-      for (const [name, score] of below(child)) add(scores, name, score + 1n);
-    }
-    return scores;
-  };
-  const below = (name: string): Map<string, bigint> => {
-    const known = contests.get(name) ?? contest(closure.get(name)?.references ?? []);
-    contests.set(name, known);
-    return known;
-  };
-  return contest([...closure.keys()].filter((name) => !referred.has(name)));
+  const users = usersIn(closure);
+  const ways = waysTo(users);
+  return new Map([...closure.keys()].map((name) => [name, sumAbove(name, users, ways)]));
 }
 
 /** Gives the paths of a closure, the most popular first; equal ones by their names with the hash in front moved behind. */
@@ -40,6 +27,28 @@ export function packageName(name: string): string {
   return [...parts, start].join('-');
 }
 
-function add(scores: Map<string, bigint>, name: string, score: bigint): void {
-  scores.set(name, (scores.get(name) ?? 0n) + score);
+/** What refers to each path. */
+function usersIn(closure: ReferenceGraph): Map<string, string[]> {
+  const users = new Map<string, string[]>([...closure.keys()].map((name) => [name, []]));
+  for (const [name, { references }] of closure) for (const reference of references) users.get(reference)?.push(name);
+  return users;
+}
+
+function waysTo(users: ReadonlyMap<string, readonly string[]>): Map<string, bigint> {
+  const ways = new Map<string, bigint>();
+  const count = (name: string): bigint => {
+    const above = users.get(name) ?? [];
+    const found = ways.get(name) ?? (above.length === 0 ? 1n : above.reduce((sum, user) => sum + count(user), 0n));
+    ways.set(name, found);
+    return found;
+  };
+  for (const name of users.keys()) count(name);
+  return ways;
+}
+
+function sumAbove(name: string, users: ReadonlyMap<string, readonly string[]>, ways: ReadonlyMap<string, bigint>): bigint {
+  const seen = new Set([name]);
+  // A set can grow while it is gone through.
+  for (const at of seen) for (const user of users.get(at) ?? []) seen.add(user);
+  return [...seen].reduce((sum, at) => sum + (ways.get(at) ?? 0n), 0n);
 }
