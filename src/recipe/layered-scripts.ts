@@ -38,8 +38,9 @@ export async function runLayerScripts(
 ): Promise<Tree> {
   const session = await context.session();
   const { extraCommands, fakeRootCommands, enableFakechroot, isolation } = args;
+  let tools: string | null = null;
   const run = async (from: Tree, commands: string): Promise<Tree> => {
-    const tools = await toolsImage(session, args.tools, baseOf(args, surroundings.base), context);
+    tools ??= await toolsImage(session, args.tools, baseOf(args, surroundings.base), context);
     const script = { commands, tools, also: storeFor(args, commands, surroundings), env: ENV, job: { isolation } };
     return surroundings.scope.use(await runOnTree(session, from, script, context)).tree;
   };

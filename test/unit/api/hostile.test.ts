@@ -275,17 +275,20 @@ t.test('C25 a defect in any handler is an answer, and the daemon goes on', async
     'openLayer',
     'openJobImage',
     'layerJson',
+    'sendInput',
+    'resizeTerminal',
     'features',
   ];
   for (const method of methods) daemon.engine.faults.set(method, new TypeError('undefined is not a function'));
   let faults = 0;
   for (const { method, path, body } of routes) {
     const target = path.replace(':id', '0'.repeat(32)).replace(':ref', 'a');
-    const content = body.kind === 'json' ? JSON.stringify({ from: 'scratch', script: '' }) : 'x';
+    const json = path.endsWith('/size') ? { rows: 24, columns: 80 } : { from: 'scratch', script: '' };
+    const content = body.kind === 'json' ? JSON.stringify(json) : 'x';
     const reply = await fetchFrom(
       daemon.socketPath,
       target,
-      method === 'POST' ? { method, headers: JSON_TYPE, body: content } : { method },
+      method === 'POST' || method === 'PUT' ? { method, headers: JSON_TYPE, body: content } : { method },
     );
     const isOwn = ['/v1/version', '/v1/health', '/v1/openapi.json'].includes(path);
     t.equal(reply.status, isOwn ? 200 : 500, `${method} ${path}`);
