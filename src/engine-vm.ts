@@ -16,6 +16,7 @@ import { vmReadiness } from './isolation/vm/readiness.ts';
 import type { VmSeat } from './isolation/vm/types.ts';
 import type { RangeLease, VmParts } from './job/runner.ts';
 import type { OverlayMounter } from './overlay/mounter.ts';
+import { unpackWorkerKind } from './store/unpack/unpack-layer.ts';
 import { unpackResult } from './store/unpack/unpack-result.ts';
 
 /** What virtual machines are put together from. */
@@ -54,8 +55,9 @@ export function assembleVm(parts: EngineVmParts, scope: Scope): EngineVm {
       openDisks: async (layers, plainFd, progress, signal) => await disks.open(layers, plainFd, progress, signal),
       packDisk: async (root, label, signal) => await packDisk(directory, root, label, signal),
       start: (job, signal) => machines.start(job, signal),
-      unpackResult: async (tarFd, upper, { maps }, progress, signal) =>
-        (await unpackResult({ tarFd, upper, uidBase: maps.base, progress, signal })).warnings,
+      startResultWorker: async ({ maps }, signal) => await startWorker(unpackWorkerKind(maps.base), [], signal),
+      unpackResult: async (tarFd, upper, { maps }, worker, progress, signal) =>
+        (await unpackResult({ tarFd, upper, uidBase: maps.base, takeWorker: async () => worker, progress, signal })).warnings,
     },
   };
 }

@@ -6,6 +6,7 @@ import type { Limits } from '../core/limits.ts';
 import { Scope } from '../core/scope.ts';
 import type { CgroupLimits, CgroupManager } from '../host/cgroup.ts';
 import type { IdMaps } from '../host/idmap.ts';
+import type { Worker } from '../host/worker.ts';
 import type { VmJob, VmRun } from '../isolation/vm/types.ts';
 import type { OverlayMounter } from '../overlay/mounter.ts';
 import type { Upper, UpperFactory } from '../overlay/upper.ts';
@@ -61,8 +62,17 @@ export type VmParts = {
   /** A read-only EROFS image of a directory with plain ids. The caller closes it. */
   packDisk(directoryFd: number, label: string, signal: AbortSignal): Promise<number>;
   start(job: VmJob, signal: AbortSignal): VmRun;
-  /** Writes the tar that a guest sends into a fresh upper, in a confined worker; gives what could not be kept, a sentence each. */
-  unpackResult(resultFd: number, upper: Upper, range: RangeLease, progress: Progress, signal: AbortSignal): Promise<string[]>;
+  /** Starts the worker that will unpack a result, as root of the range; whoever asked disposes it. */
+  startResultWorker(range: RangeLease, signal: AbortSignal): Promise<Worker>;
+  /** Writes the tar that a guest sends into a fresh upper, by that worker; gives what could not be kept, a sentence each. */
+  unpackResult(
+    resultFd: number,
+    upper: Upper,
+    range: RangeLease,
+    worker: Worker,
+    progress: Progress,
+    signal: AbortSignal,
+  ): Promise<string[]>;
 };
 
 /** An unpacked layer of a base image. */

@@ -3,6 +3,7 @@ import type { LayerSummary } from '../core/job.ts';
 import type { Scope } from '../core/scope.ts';
 import type { Cgroup, CgroupUsage } from '../host/cgroup.ts';
 import { close } from '../host/libc.ts';
+import type { Worker } from '../host/worker.ts';
 import { SCRIPT_ENVIRONMENT, scriptCandidates } from '../isolation/job-files.ts';
 import { vmUid } from '../isolation/vm/machine.ts';
 import type { VmClaims, VmEnd, VmRun } from '../isolation/vm/types.ts';
@@ -33,6 +34,8 @@ export class VirtualMachineRun {
   #outputBytes = 0;
   #lastOutputMs = performance.now();
   #watch: LimitWatch | null = null;
+  /** Unpacks the result; it starts while the script runs. */
+  #worker: Promise<Worker> | null = null;
 
   constructor(parts: RunnerParts, job: RunnableJob, scope: Scope) {
     this.#parts = parts;
@@ -45,7 +48,7 @@ export class VirtualMachineRun {
     const range = this.#scope.use(await this.#parts.takeRange(signal));
     const cgroup = this.#scope.use(this.#parts.cgroups.create(this.#job.id, this.#parts.vm.cgroupLimits(this.#job.request.limits)));
     const machine = await this.#start(range, cgroup, signal);
-    const ran = await this.#runScript(machine, cgroup, signal);
+    const ran = await this.#runScript(machine, cgroup, range, signal);
     if (ran.error !== null) return { ...ran.outcome, layer: null, error: ran.error, timingsMs: this.#timings(machine) };
     this.#stages.next('capture');
     this.#job.onCapturing();
@@ -128,7 +131,7 @@ export class VirtualMachineRun {
     return fd;
   }
 
-  async #runScript(machine: VmRun, cgroup: Cgroup, signal: AbortSignal): Promise<Ran> {
+  async #runScript(machine: VmRun, cgroup: Cgroup, range: RangeLease, signal: AbortSignal): Promise<Ran> {
     const onAbort = (): void => machine.kill();
     signal.addEventListener('abort', onAbort, { once: true });
     try {
@@ -137,7 +140,10 @@ export class VirtualMachineRun {
         () => true,
         () => false,
       );
-      if (hasStarted) this.#beginWatch(machine, cgroup);
+      if (hasStarted) {
+        this.#beginWatch(machine, cgroup);
+        this.#startWorker(range, signal);
+      }
       const end = await machine.ended;
       this.#watch?.[Symbol.dispose]();
       signal.throwIfAborted();
@@ -161,6 +167,17 @@ export class VirtualMachineRun {
       lastOutputMs: () => this.#lastOutputMs,
       usage: () => cgroup.usage(),
       kill: () => machine.kill(),
+    });
+  }
+
+  #startWorker(range: RangeLease, signal: AbortSignal): void {
+    const worker = this.#parts.vm.startResultWorker(range, signal);
+    this.#worker = worker;
+    // One that does not start is told where it is wanted.
+    worker.catch(() => {});
+    this.#scope.defer(async () => {
+      const [started] = await Promise.allSettled([worker]);
+      if (started?.status === 'fulfilled') await started.value[Symbol.asyncDispose]();
     });
   }
 
@@ -212,6 +229,7 @@ export class VirtualMachineRun {
 
   /** Reader and guest end together: when one fails, the other is told. */
   async #receive(machine: VmRun, upper: Upper, range: RangeLease, signal: AbortSignal): Promise<string[]> {
+    const worker = await (this.#worker ?? this.#parts.vm.startResultWorker(range, signal));
     const stop = new AbortController();
     const failures: unknown[] = [];
     const whole = machine.resultDone.catch((error: unknown) => {
@@ -219,11 +237,13 @@ export class VirtualMachineRun {
       stop.abort(error);
     });
     const both = AbortSignal.any([signal, stop.signal]);
-    const written = this.#parts.vm.unpackResult(machine.resultFd, upper, range, this.#job.onProgress, both).catch((error: unknown) => {
-      failures.push(error);
-      machine.kill();
-      return [];
-    });
+    const written = this.#parts.vm
+      .unpackResult(machine.resultFd, upper, range, worker, this.#job.onProgress, both)
+      .catch((error: unknown) => {
+        failures.push(error);
+        machine.kill();
+        return [];
+      });
     const [, warnings] = await Promise.all([whole, written]);
     signal.throwIfAborted();
     // Whoever failed first tells why: the other one was only stopped.
