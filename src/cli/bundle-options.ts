@@ -3,7 +3,7 @@ import path from 'node:path';
 import { RootlayerError } from '../core/errors.ts';
 import { splitImageName } from '../core/reference.ts';
 import { parseStrictJson } from '../core/strict-json.ts';
-import type { BuildContainerArgs } from '../recipe/oci-runtime-args.ts';
+import type { BuildContainerArgs } from '../recipe/oci-runtime/args.ts';
 
 /** The options of `rootlayer bundle` that say what is in it. */
 export type BundleOptions = {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { deferred } from '../core/deferred.ts';
 import { type Digest, digestOf } from '../core/digest.ts';
-import type { ImageFile } from '../recipe/image-file.ts';
+import type { ImageFile } from '../recipe/tree/image-file.ts';
 import type { Target } from './output-plan.ts';
 import { type OnBytes, type Saved, saveStream } from './save.ts';
 

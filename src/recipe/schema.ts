@@ -1,22 +1,22 @@
 import { z } from 'zod';
 import { goArchitecture } from '../store/platform.ts';
-import { buildImageArgsSchema } from './build-image-args.ts';
-import { exportImageArgsSchema } from './export-image.ts';
-import { binShArgsSchema, caCertificatesArgsSchema, usrBinEnvArgsSchema } from './helpers-links.ts';
-import { fakeNssArgsSchema } from './helpers-nss.ts';
-import { streamLayeredImageArgsSchema } from './layered-args.ts';
-import { buildLayeredImageArgsSchema, buildLayeredImageWithNixDbArgsSchema } from './layered-compressed.ts';
-import { mergeDrvsArgsSchema } from './merge-drvs.ts';
-import { mergeImagesArgsSchema } from './merge-images.ts';
-import { buildImageWithNixDbArgsSchema } from './nix-build-image.ts';
-import { buildNixShellImageArgsSchema, streamNixShellImageArgsSchema } from './nix-shell-image.ts';
-import { buildContainerArgsSchema } from './oci-runtime-args.ts';
-import { pullImageArgsSchema } from './pull-image.ts';
-import { pureLayerArgsSchema } from './pure-layer.ts';
-import { rootLayerArgsSchema } from './root-layer.ts';
-import { runWithOverlayArgsSchema } from './run-with-overlay.ts';
-import { shadowSetupArgsSchema } from './shadow-setup.ts';
-import { shellScriptArgsSchema } from './shell-script.ts';
+import { exportImageArgsSchema } from './archive/export-image.ts';
+import { mergeImagesArgsSchema } from './archive/merge-images.ts';
+import { pullImageArgsSchema } from './archive/pull-image.ts';
+import { buildImageArgsSchema } from './build/build-image-args.ts';
+import { pureLayerArgsSchema } from './build/pure-layer.ts';
+import { rootLayerArgsSchema } from './build/root-layer.ts';
+import { runWithOverlayArgsSchema } from './build/run-with-overlay.ts';
+import { binShArgsSchema, caCertificatesArgsSchema, usrBinEnvArgsSchema } from './helpers/links.ts';
+import { mergeDrvsArgsSchema } from './helpers/merge-drvs.ts';
+import { fakeNssArgsSchema } from './helpers/nss.ts';
+import { shadowSetupArgsSchema } from './helpers/shadow-setup.ts';
+import { streamLayeredImageArgsSchema } from './layered/args.ts';
+import { buildLayeredImageArgsSchema, buildLayeredImageWithNixDbArgsSchema } from './layered/compressed.ts';
+import { buildImageWithNixDbArgsSchema } from './nix/build-image.ts';
+import { buildNixShellImageArgsSchema, streamNixShellImageArgsSchema } from './nix/shell-image.ts';
+import { buildContainerArgsSchema } from './oci-runtime/args.ts';
+import { shellScriptArgsSchema } from './script/shell-script.ts';
 
 /** The arguments of every function that a recipe can name, by its name. */
 export const argumentSchemas = {

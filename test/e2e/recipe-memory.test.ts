@@ -29,7 +29,7 @@ for (const compat of ['none', 'seed']) {
       const file = path.join(item, 'sparse');
       writeFileSync(file, '');
       truncateSync(file, FILE_MIB * MIB);
-      const main = new URL('../../src/recipe/build-image.js', import.meta.url).href;
+      const main = new URL('../../src/recipe/build/build-image.js', import.meta.url).href;
       const ran = spawnSync(process.execPath, ['--input-type=module', '--eval', CHILD, main, item, compat], { encoding: 'utf8' });
       t.equal(ran.stderr, '');
       const { size, rssMib } = JSON.parse(ran.stdout) as { size: number; rssMib: number };

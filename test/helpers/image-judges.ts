@@ -5,8 +5,8 @@ import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Test } from 'tap';
 import type { Session } from '../../src/api/session.ts';
-import type { ImageFile } from '../../src/recipe/image-file.ts';
 import type { RecipeContext } from '../../src/recipe/recipe-context.ts';
+import type { ImageFile } from '../../src/recipe/tree/image-file.ts';
 
 /** What other programs make of an image: its config as skopeo reads it, its root directory as umoci unpacks it, its names as podman loads it. */
 export type Judged = {

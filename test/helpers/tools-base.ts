@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { packTree } from '../../src/recipe/pack.ts';
-import { hostTools } from '../../src/recipe/tools-image-host.ts';
+import { hostTools } from '../../src/recipe/script/tools-image-host.ts';
+import { packTree } from '../../src/recipe/tree/pack.ts';
 import { archive, member } from './tar-builder.ts';
 
 const signal = new AbortController().signal;

@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { Command } from 'commander';
 import { RootlayerError } from '../../core/errors.ts';
 import { Scope } from '../../core/scope.ts';
-import type { BuildContainerArgs } from '../../recipe/oci-runtime-args.ts';
+import type { BuildContainerArgs } from '../../recipe/oci-runtime/args.ts';
 import { parseBaseSource } from '../base-source.ts';
 import { type BundleOptions, containerArgs } from '../bundle-options.ts';
 import { listenForInterrupts } from '../interrupts.ts';
@@ -82,8 +82,8 @@ async function write(args: BuildContainerArgs, dir: string, work: Work): Promise
 }
 
 /** NOTE: tsc 6.0 leaves the ending of a dynamic import as it is in a function with `await using`. */
-function loadBundle(): Promise<[typeof import('../../recipe/oci-runtime-bundle.ts'), typeof import('../../recipe/oci-runtime-write.ts')]> {
-  return Promise.all([import('../../recipe/oci-runtime-bundle.ts'), import('../../recipe/oci-runtime-write.ts')]);
+function loadBundle(): Promise<[typeof import('../../recipe/oci-runtime/bundle.ts'), typeof import('../../recipe/oci-runtime/write.ts')]> {
+  return Promise.all([import('../../recipe/oci-runtime/bundle.ts'), import('../../recipe/oci-runtime/write.ts')]);
 }
 
 /** Gives an image as a file: one of the store is fetched into a directory that goes with the scope. */

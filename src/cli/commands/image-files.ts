@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import type { Session } from '../../api/session.ts';
 import { RootlayerError } from '../../core/errors.ts';
-import type { ImageFile } from '../../recipe/image-file.ts';
+import type { ImageFile } from '../../recipe/tree/image-file.ts';
 import { listenForInterrupts } from '../interrupts.ts';
 import { formatBytes, formatTable, Output, print, printJson } from '../output.ts';
 import { planExport, type Target } from '../output-plan.ts';
@@ -23,9 +23,9 @@ type PullOptions = SessionOptions & {
 };
 
 /** Loaded by the command that needs it. NOTE: tsc 6.0 leaves the ending of a dynamic import as it is in a function with `await using`. */
-const loadMerge = () => import('../../recipe/merge-images.ts');
-const loadExport = () => import('../../recipe/export-image.ts');
-const loadPull = () => import('../../recipe/pull-image.ts');
+const loadMerge = () => import('../../recipe/archive/merge-images.ts');
+const loadExport = () => import('../../recipe/archive/export-image.ts');
+const loadPull = () => import('../../recipe/archive/pull-image.ts');
 
 /** What a command works with: when to stop, and whom to tell. */
 type Work = { readonly signal: AbortSignal; readonly note: (line: string) => void; readonly output: Output };

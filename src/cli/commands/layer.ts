@@ -7,7 +7,7 @@ import { escapeName } from '../../core/names.ts';
 import type { TarEntry, TarType } from '../../core/tar/entry.ts';
 import { TarReader } from '../../core/tar/reader.ts';
 import { parseTarsumLabel, TARSUM_HASHES, TARSUM_VERSIONS, type TarsumOptions, tarsumOf, tarsumVersionOf } from '../../core/tarsum.ts';
-import { plainTar } from '../../recipe/tarsum-stream.ts';
+import { plainTar } from '../../recipe/archive/tarsum-stream.ts';
 import { print, printJson } from '../output.ts';
 
 export function layerCommand(): Command {

@@ -1,6 +1,6 @@
 import t from 'tap';
-import { splitBySize } from '../../../src/recipe/auto-layer.ts';
-import { closureOf, parseReferences } from '../../../src/recipe/references.ts';
+import { splitBySize } from '../../../src/recipe/layered/auto-layer.ts';
+import { closureOf, parseReferences } from '../../../src/recipe/layered/references.ts';
 
 /** `app` needs a large `gui` with its own `font`, a `db` with its own `lib`, and both need `libc`. */
 const EDGES = { app: ['gui', 'db'], gui: ['font', 'libc'], db: ['lib', 'libc'], font: [], lib: [], libc: [] };

@@ -3,8 +3,8 @@ import path from 'node:path';
 import process from 'node:process';
 import { buffer } from 'node:stream/consumers';
 import t, { type Test } from 'tap';
-import { type BaseChoice, type BaseImage, openBaseImage, openBaseImages } from '../../../src/recipe/base-archive.ts';
-import { openOuterArchive } from '../../../src/recipe/base-archive-outer.ts';
+import { type BaseChoice, type BaseImage, openBaseImage, openBaseImages } from '../../../src/recipe/archive/base-archive.ts';
+import { openOuterArchive } from '../../../src/recipe/archive/outer.ts';
 import { blobName, configFor, jsonOf, type Members, sha256 } from '../store/archive-fixture.ts';
 import {
   CONFIG,

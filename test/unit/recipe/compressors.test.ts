@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { gunzipSync } from 'node:zlib';
 import t from 'tap';
-import { compressed, compressors } from '../../../src/recipe/compressors.ts';
+import { compressed, compressors } from '../../../src/recipe/tree/compressors.ts';
 import { requires } from '../../helpers/requires.ts';
 
 const signal = new AbortController().signal;

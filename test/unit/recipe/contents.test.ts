@@ -17,8 +17,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { type CopyOptions, copyToRoot } from '../../../src/recipe/contents.ts';
-import { Tree } from '../../../src/recipe/tree.ts';
+import { type CopyOptions, copyToRoot } from '../../../src/recipe/tree/contents.ts';
+import { Tree } from '../../../src/recipe/tree/tree.ts';
 import { requires } from '../../helpers/requires.ts';
 
 const signal = new AbortController().signal;

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { LineNotes } from '../../../src/recipe/engine-job-notes.ts';
+import { LineNotes } from '../../../src/recipe/script/engine-job-notes.ts';
 
 function notesOf(...pieces: ['stdout' | 'stderr', string | Buffer][]): string[] {
   const lines: string[] = [];

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import t, { type Test } from 'tap';
-import { type ExportImageArgs, exportImage } from '../../../src/recipe/export-image.ts';
+import { type ExportImageArgs, exportImage } from '../../../src/recipe/archive/export-image.ts';
 import { readTar } from '../../helpers/tar-builder.ts';
 import { BOTTOM, layerTar, TOP } from '../../root/store/tiny-image.ts';
 import { configFor, jsonOf, type Members } from '../store/archive-fixture.ts';

@@ -3,12 +3,12 @@ import { chmodSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readlinkSyn
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { writeTree } from '../../../src/recipe/helpers-directory.ts';
-import { binSh, caCertificates, usrBinEnv } from '../../../src/recipe/helpers-links.ts';
-import { fakeNss } from '../../../src/recipe/helpers-nss.ts';
-import { mergeDrvs } from '../../../src/recipe/merge-drvs.ts';
-import { shadowSetup } from '../../../src/recipe/shadow-setup.ts';
-import { Tree } from '../../../src/recipe/tree.ts';
+import { writeTree } from '../../../src/recipe/helpers/directory.ts';
+import { binSh, caCertificates, usrBinEnv } from '../../../src/recipe/helpers/links.ts';
+import { mergeDrvs } from '../../../src/recipe/helpers/merge-drvs.ts';
+import { fakeNss } from '../../../src/recipe/helpers/nss.ts';
+import { shadowSetup } from '../../../src/recipe/helpers/shadow-setup.ts';
+import { Tree } from '../../../src/recipe/tree/tree.ts';
 import { quietContext } from '../../helpers/tiny-store.ts';
 
 t.test('fakeNss() has root and nobody, with more lines between them', async (t) => {

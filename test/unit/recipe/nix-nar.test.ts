@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import t from 'tap';
-import { narHashHex, narSumOf } from '../../../src/recipe/nix-nar.ts';
+import { narHashHex, narSumOf } from '../../../src/recipe/nix/nar.ts';
 import { requires } from '../../helpers/requires.ts';
 import { makeTinyStore, PATHS } from '../../helpers/tiny-store.ts';
 

@@ -2,10 +2,10 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import t from 'tap';
-import type { LayeredImage } from '../../../src/recipe/layered-image.ts';
-import { type StreamNixShellImageArgs, streamNixShellImage } from '../../../src/recipe/nix-shell-image.ts';
-import { quoted } from '../../../src/recipe/nix-shell-rc.ts';
-import { streamLayeredImage } from '../../../src/recipe/stream-layered-image.ts';
+import type { LayeredImage } from '../../../src/recipe/layered/image.ts';
+import { streamLayeredImage } from '../../../src/recipe/layered/stream-layered-image.ts';
+import { type StreamNixShellImageArgs, streamNixShellImage } from '../../../src/recipe/nix/shell-image.ts';
+import { quoted } from '../../../src/recipe/nix/shell-rc.ts';
 import { readTar } from '../../helpers/engine.ts';
 import { makeTinyStore, PATHS, quietContext, REFERENCES } from '../../helpers/tiny-store.ts';
 

@@ -6,9 +6,9 @@ import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import t from 'tap';
 import { tarsumOf } from '../../../src/core/tarsum.ts';
-import { type PackOptions, packEntries, packTree } from '../../../src/recipe/pack.ts';
-import { measured } from '../../../src/recipe/pack-stream.ts';
-import { type FileNode, Tree, type TreeNode } from '../../../src/recipe/tree.ts';
+import { type PackOptions, packEntries, packTree } from '../../../src/recipe/tree/pack.ts';
+import { measured } from '../../../src/recipe/tree/pack-stream.ts';
+import { type FileNode, Tree, type TreeNode } from '../../../src/recipe/tree/tree.ts';
 import { readTar } from '../../helpers/engine.ts';
 import { requires } from '../../helpers/requires.ts';
 

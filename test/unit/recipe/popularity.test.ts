@@ -1,6 +1,6 @@
 import t from 'tap';
-import { orderByPopularity, packageName, popularityOf } from '../../../src/recipe/popularity.ts';
-import { closureOf, parseReferences, type ReferenceGraph } from '../../../src/recipe/references.ts';
+import { orderByPopularity, packageName, popularityOf } from '../../../src/recipe/layered/popularity.ts';
+import { closureOf, parseReferences, type ReferenceGraph } from '../../../src/recipe/layered/references.ts';
 
 const at = (name: string): string => `/nix/store/${name}`;
 

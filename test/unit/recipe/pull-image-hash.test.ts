@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import t from 'tap';
-import { checkHash, parseSha256, sriOf } from '../../../src/recipe/pull-image-hash.ts';
+import { checkHash, parseSha256, sriOf } from '../../../src/recipe/archive/pull-hash.ts';
 
 const EMPTY = createHash('sha256').digest();
 const NIX = '0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73';

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { closureOf, parseReferences, referencesSchema, storePathOf } from '../../../src/recipe/references.ts';
+import { closureOf, parseReferences, referencesSchema, storePathOf } from '../../../src/recipe/layered/references.ts';
 
 const A = '/nix/store/a-1';
 const B = '/nix/store/b-1';

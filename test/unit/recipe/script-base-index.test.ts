@@ -1,7 +1,7 @@
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { openBaseImage } from '../../../src/recipe/base-archive.ts';
-import { type BaseIndex, baseIndex } from '../../../src/recipe/script-base-index.ts';
+import { openBaseImage } from '../../../src/recipe/archive/base-archive.ts';
+import { type BaseIndex, baseIndex } from '../../../src/recipe/script/base-index.ts';
 import { writeBase } from '../../helpers/tools-base.ts';
 import { layerTar } from '../../root/store/tiny-image.ts';
 import { scratch } from './image-files.ts';

@@ -1,9 +1,9 @@
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import t from 'tap';
-import { packTree } from '../../../src/recipe/pack.ts';
-import { subtree } from '../../../src/recipe/script-in-tools.ts';
-import { cleanPath, spoolLayer } from '../../../src/recipe/script-layer.ts';
+import { subtree } from '../../../src/recipe/script/in-tools.ts';
+import { cleanPath, spoolLayer } from '../../../src/recipe/script/layer.ts';
+import { packTree } from '../../../src/recipe/tree/pack.ts';
 import { archive, member } from '../../helpers/tar-builder.ts';
 
 const signal = new AbortController().signal;

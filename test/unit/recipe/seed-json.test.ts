@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import t from 'tap';
-import { jqText, jshonText } from '../../../src/recipe/seed-json.ts';
+import { jqText, jshonText } from '../../../src/recipe/build/seed-json.ts';
 import { requires } from '../../helpers/requires.ts';
 
 const SAMPLE = {

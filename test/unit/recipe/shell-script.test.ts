@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import t from 'tap';
-import { shellScript } from '../../../src/recipe/shell-script.ts';
+import { shellScript } from '../../../src/recipe/script/shell-script.ts';
 
 t.test('shellScript() gives a script that stops at the first error and finds coreutils', async (t) => {
   t.same(shellScript({ name: 's', text: 'ls' }), { name: 's', text: '#!/bin/bash\nset -e\nexport PATH=/usr/bin:/bin\nls\n', mode: 0o755 });

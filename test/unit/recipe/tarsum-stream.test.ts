@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { TARSUM_HASHES, type TarsumVersion } from '../../../src/core/tarsum.ts';
-import { tarsum } from '../../../src/recipe/tarsum-stream.ts';
+import { tarsum } from '../../../src/recipe/archive/tarsum-stream.ts';
 import { rootlayer } from '../../helpers/command.ts';
 import { repoRoot } from '../../helpers/repo.ts';
 import { requires } from '../../helpers/requires.ts';

@@ -3,8 +3,8 @@ import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import t from 'tap';
-import { packTree } from '../../../src/recipe/pack.ts';
-import { hostTools } from '../../../src/recipe/tools-image-host.ts';
+import { hostTools } from '../../../src/recipe/script/tools-image-host.ts';
+import { packTree } from '../../../src/recipe/tree/pack.ts';
 import { requires } from '../../helpers/requires.ts';
 import { scratch } from './image-files.ts';
 

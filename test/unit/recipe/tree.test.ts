@@ -1,5 +1,5 @@
 import t from 'tap';
-import { type FileNode, PLAIN_DIRECTORY, Tree, type TreeNode } from '../../../src/recipe/tree.ts';
+import { type FileNode, PLAIN_DIRECTORY, Tree, type TreeNode } from '../../../src/recipe/tree/tree.ts';
 
 const file: FileNode = {
   type: 'file',

@@ -1,0 +1,45 @@
+import { createWriteStream } from 'node:fs';
+import { chmod, lutimes, mkdir, symlink } from 'node:fs/promises';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { RootlayerError } from '../../core/errors.ts';
+import { escapeName } from '../../core/names.ts';
+import { bytesOf } from '../tree/pack.ts';
+import { type FileNode, joined, type Tree, type TreeNode } from '../tree/tree.ts';
+
+/**
+ * Writes a tree into an empty directory, as files of the user who calls: modes and times as the tree says, owners not. Throws `E_RECIPE` for devices and
+ * pipes.
+ */
+export async function writeTree(tree: Tree, dir: string, signal: AbortSignal): Promise<void> {
+  const top = Buffer.from(dir);
+  const directories: { path: Buffer; node: TreeNode }[] = [];
+  for (const { path, node } of tree.entries()) {
+    const target = joined(top, path);
+    if (node.type === 'directory') {
+      if (path.length > 0) await mkdir(target, { mode: 0o700 });
+      directories.push({ path: target, node });
+    } else {
+      await writeNode(target, node, signal);
+      await lutimes(target, node.mtimeSec, node.mtimeSec);
+    }
+  }
+  // A directory's mode may forbid writing into it, and each file in it would change its time.
+  for (const { path, node } of directories.reverse()) {
+    await chmod(path, node.mode);
+    await lutimes(path, node.mtimeSec, node.mtimeSec);
+  }
+}
+
+async function writeNode(path: Buffer, node: TreeNode, signal: AbortSignal): Promise<void> {
+  if (node.type === 'symlink') await symlink(node.target, path);
+  else if (node.type === 'file') await writeFile(path, node, signal);
+  else throw new RootlayerError('E_RECIPE', `Cannot write "${escapeName(path)}": it is a ${node.type}, want files, directories and links`);
+}
+
+async function writeFile(path: Buffer, node: FileNode, signal: AbortSignal): Promise<void> {
+  await pipeline(Readable.from(bytesOf(node, path, signal), { objectMode: false }), createWriteStream(path, { flags: 'wx', mode: 0o600 }), {
+    signal,
+  });
+  await chmod(path, node.mode);
+}
