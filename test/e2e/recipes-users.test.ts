@@ -22,7 +22,7 @@ const home = path.join(directory, 'home');
 cpSync(path.join(repoRoot, 'examples/recipes'), home, { recursive: true });
 mkdirSync(path.join(home, 'out'));
 for (const dir of [home, path.join(home, 'out')]) chmodSync(dir, 0o777);
-const options: CommandOptions = { user: USER, main: app.main, cwd: home };
+const options: CommandOptions = { user: USER, main: app.main, cwd: home, env: { TMPDIR: home } };
 
 t.test('a user without a daemon builds what runs no script', async (t) => {
   const { status, stderr, stdout } = await rootlayer(['build', 'buildImage.json', '-o', 'out/', '--json'], options);

@@ -88,8 +88,17 @@ function withoutGzip(dir: string, file: string): string {
 /** The names under which podman has loaded the images, without the registry that it makes up. */
 function loadedNames(dir: string, file: string): string[] {
   mkdirSync(`${dir}/podman`);
-  const options = ['--root', `${dir}/podman/root`, '--runroot', `${dir}/podman/run`, '--storage-driver', 'vfs'];
-  const printed = run('podman', [...options, 'load', '-q', '-i', file]);
+  // Podman takes no path of more than 50 characters for it.
+  const runRoot = mkdtempSync('/dev/shm/podman-');
+  try {
+    const options = ['--root', `${dir}/podman/root`, '--runroot', runRoot, '--storage-driver', 'vfs'];
+    return namesPrinted(run('podman', [...options, 'load', '-q', '-i', file]));
+  } finally {
+    rmSync(runRoot, { recursive: true, force: true });
+  }
+}
+
+function namesPrinted(printed: string): string[] {
   return [...printed.matchAll(/^Loaded image: (?:localhost\/)?(\S+)$/gm)].map(([, name = '']) => name);
 }
 

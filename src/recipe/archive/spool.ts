@@ -3,9 +3,25 @@ import { closeSync, openSync, unlinkSync, write } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { RootlayerError } from '../../core/errors.ts';
 import { rangeOf } from './members.ts';
 
 const writeAsync = promisify(write);
+
+function openNameless(directory: string): number {
+  const file = path.join(directory, `rootlayer-image-${randomBytes(8).toString('hex')}`);
+  try {
+    const fd = openSync(file, 'wx+', 0o600);
+    unlinkSync(file);
+    return fd;
+  } catch (error) {
+    const what = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    throw new RootlayerError('E_SYSCALL', `Cannot make a temporary file in "${directory}": ${what}`, {
+      hint: 'Set TMPDIR to a directory that can be written.',
+      cause: error,
+    });
+  }
+}
 
 /** Bytes on disk that must be read at any place, in a file without a name: it is gone with the process, however that ends. Dispose it to free them. */
 export class Spool implements AsyncDisposable {
@@ -13,12 +29,10 @@ export class Spool implements AsyncDisposable {
   #fd: number | null;
   #sizeBytes = 0;
 
-  /** Takes the directory for temporary files; `name` is what messages call the bytes. */
+  /** Takes the directory for temporary files; `name` is what messages call the bytes. Throws `E_SYSCALL` when nothing can be made there. */
   constructor(name: string) {
     this.#name = Buffer.from(name);
-    const file = path.join(tmpdir(), `rootlayer-image-${randomBytes(8).toString('hex')}`);
-    this.#fd = openSync(file, 'wx+', 0o600);
-    unlinkSync(file);
+    this.#fd = openNameless(tmpdir());
   }
 
   /** The descriptor, to be read by position. */
