@@ -58,7 +58,7 @@ t.test('run -t joins the terminals: kind, size, keys, new sizes, ^C and the exit
   const console = run(
     t,
     `echo "$TERM"; stty size; read -r line; echo "<$line>"
-     trap "stty size" WINCH; echo waiting; until read -r -t 0.1 line; do :; done
+     trap "got=winch" WINCH; echo waiting; until [ "$(stty size)" = "44 132" ]; do sleep 0.1; done; echo "$got $(stty size)"
      trap - WINCH; sh -c 'echo ready; exec sleep 1000'`,
   );
   await console.until('xterm-test\r\n30 100\r\n');
@@ -66,8 +66,7 @@ t.test('run -t joins the terminals: kind, size, keys, new sizes, ^C and the exit
   await console.until('typed here\r\n<typed here>\r\n');
   await console.until('waiting');
   console.resize(44, 132);
-  await console.until('44 132');
-  console.type('on\r');
+  await console.until('winch 44 132');
   await console.until('ready');
   console.type('\x03');
   t.match(await console.ended, { status: 130, ...RESTORED });

@@ -85,7 +85,7 @@ export function terminalBehaviour(t: Test, env: TestEngine, isolation: Isolation
 
   t.test('terminal: the end of input ends what reads, and there is nothing behind it', async (t) => {
     const screen = open('echo ready; cat; echo over; sleep 1000');
-    await screen.until('ready');
+    await screen.until('ready\r\n');
     await screen.type('last\n');
     await screen.type(Buffer.alloc(0));
     await screen.until('over');
