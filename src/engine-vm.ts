@@ -1,6 +1,4 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, unlinkSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Scope } from './core/scope.ts';
 import { type DiskStore, Disks } from './erofs/disks.ts';
@@ -12,6 +10,7 @@ import { startWorker, type Worker } from './host/worker.ts';
 import type { VmReadiness } from './isolation/choose.ts';
 import { vmCgroupLimits, vmUid } from './isolation/vm/machine.ts';
 import { VirtualMachines } from './isolation/vm/machines.ts';
+import { openNameless } from './isolation/vm/nameless-file.ts';
 import { vmReadiness } from './isolation/vm/readiness.ts';
 import type { VmSeat } from './isolation/vm/types.ts';
 import type { RangeLease, VmParts } from './job/runner.ts';
@@ -28,6 +27,8 @@ export type EngineVmParts = {
   mounter: OverlayMounter;
   /** Where images of layers are kept. */
   disks: DiskStore;
+  /** The policy's word on software emulation. */
+  emulation: 'allow' | 'refuse';
   /** Throws when the disk has no room for an image. */
   checkSpace(): void;
 };
@@ -41,9 +42,11 @@ export function assembleVm(parts: EngineVmParts, scope: Scope): EngineVm {
   const machines = scope.use(
     VirtualMachines.open({
       directory,
+      emulation: parts.emulation,
       findGuest: async (signal) =>
         await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(directory, 'guest') }, signal),
       takeSeat: async (limits, signal) => await takeSeat(parts, limits, signal),
+      removeOthers: true,
     }),
   );
   const disks = new Disks({ store: parts.disks, mounter: parts.mounter, takeWorker: takeDiskWorker, checkSpace: parts.checkSpace });
@@ -53,7 +56,7 @@ export function assembleVm(parts: EngineVmParts, scope: Scope): EngineVm {
     parts: {
       cgroupLimits: vmCgroupLimits,
       openDisks: async (layers, plainFd, progress, signal) => await disks.open(layers, plainFd, progress, signal),
-      packDisk: async (root, label, signal) => await packDisk(directory, root, label, signal),
+      packDisk: async (root, _label, signal) => await packDisk(directory, root, signal),
       start: (job, signal) => machines.start(job, signal),
       startResultWorker: async ({ maps }, signal) => await startWorker(unpackWorkerKind(maps.base), [], signal),
       unpackResult: async (tarFd, upper, { maps }, worker, progress, signal) =>
@@ -67,18 +70,11 @@ async function takeDiskWorker(signal: AbortSignal): Promise<Worker> {
 }
 
 /** An image without a name, open for reading. */
-async function packDisk(directory: string, root: number, label: string, signal: AbortSignal): Promise<number> {
-  await mkdir(directory, { recursive: true, mode: 0o700 });
-  const path = join(directory, `files-${label}.img`);
-  const output = openSync(path, 'wx', 0o600);
-  try {
+async function packDisk(directory: string, root: number, signal: AbortSignal): Promise<number> {
+  return await openNameless(directory, async (output) => {
     await using worker = await takeDiskWorker(signal);
     await makeDisk(worker, { root, output }, {}, null, signal);
-    return openSync(path, 'r');
-  } finally {
-    closeSync(output);
-    unlinkSync(path);
-  }
+  });
 }
 
 /** A place for the machine that a state is saved from: ids and a control group that no job has. */

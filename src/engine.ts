@@ -106,6 +106,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   if (options.keepWarm === true) captureWorkers.prepare();
   const results = directory('results');
 
+  const policy: IsolationPolicy = { chrootUids: [], networkUids: [], emulation: 'allow', ...options.policy };
   const mounter = options.mounter ?? (await chooseMounter());
   const vm = assembleVm(
     {
@@ -113,6 +114,7 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
       cgroups,
       mounter,
       disks: store.disks,
+      emulation: policy.emulation,
       checkSpace,
       takeRange: (signal) => ranges.take(signal),
     },
@@ -156,7 +158,6 @@ async function assemble(options: EngineOptions, scope: Scope): Promise<Engine> {
   // Jobs make images, and the engine that makes them needs the jobs: this one is set before the first job can run.
   const made: LocalEngine[] = [];
   const local = (): LocalEngine => made[0] ?? assertOpen();
-  const policy: IsolationPolicy = { chrootUids: [], networkUids: [], emulation: 'allow', ...options.policy };
   const jobTable = new JobTable(store.database);
   const jobs = new JobService({
     directory: directory('jobs'),

@@ -41,6 +41,7 @@ async function boot(directory: string, signal: AbortSignal): Promise<VmStatus> {
   try {
     await using machines = VirtualMachines.open({
       directory,
+      emulation: 'allow',
       findGuest: async (signal) =>
         await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(directory, 'guest') }, signal),
       takeSeat: async (limits) => {
@@ -48,6 +49,8 @@ async function boot(directory: string, signal: AbortSignal): Promise<VmStatus> {
         const cgroup = cgroups.create(String(seats), limits);
         return { uid: UID, cgroup, [Symbol.asyncDispose]: async () => await cgroup[Symbol.asyncDispose]() };
       },
+      // An engine may be running from the same directory.
+      removeOthers: false,
     });
     return await machines.status(LIMITS, signal);
   } finally {

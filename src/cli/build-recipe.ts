@@ -9,7 +9,7 @@ import type { JobRecord } from '../core/job.ts';
 import { SEED_EPOCH } from '../recipe/build/seed-epoch.ts';
 import { writeTree } from '../recipe/helpers/directory.ts';
 import type { RecipeContext } from '../recipe/recipe-context.ts';
-import { inFile } from '../recipe/recipe-error.ts';
+import { inFile, recipeError } from '../recipe/recipe-error.ts';
 import { labelOf, readRecipe } from '../recipe/recipe-file.ts';
 import { type RecipeResult, runRecipe } from '../recipe/run-recipe.ts';
 import { packTree } from '../recipe/tree/pack.ts';
@@ -81,10 +81,20 @@ async function write(made: RecipeResult, out: string | undefined, context: Recip
 
 /** A directory that is there is where the result goes under its own name. */
 function placeFor({ kind, fileName }: RecipeResult, out: string | undefined): string {
-  if (out === undefined) return fileName;
+  if (out === undefined) return bareName(fileName);
   if (out === '') throw new RootlayerError('E_USAGE', 'Cannot write to -o "": it is empty, want a path');
   const isDirectory = statSync(out, { throwIfNoEntry: false })?.isDirectory() === true;
-  return kind !== 'tree' && (isDirectory || out.endsWith('/')) ? path.join(out, fileName) : out;
+  return kind !== 'tree' && (isDirectory || out.endsWith('/')) ? path.join(out, bareName(fileName)) : out;
+}
+
+/** Where a result goes is for the caller to say: a recipe of somebody's must not choose among the caller's files. */
+function bareName(fileName: string): string {
+  if (/^[^/\0]+$/.test(fileName) && !/^\.{1,2}$/.test(fileName)) return fileName;
+  throw recipeError(
+    ['name'],
+    `the result would be called ${JSON.stringify(fileName)}, want the name of a file, without a directory`,
+    'say where it goes with -o',
+  );
 }
 
 function streamOf(made: RecipeResult, signal: AbortSignal): Readable {

@@ -25,6 +25,14 @@ export type SuperblockFacts = {
   readonly uuid: Buffer;
 };
 
+/** Gives how many bytes an image has that begins with this block; null when the block is not the first one of an image of ours, or damaged. */
+export function imageBytes(block: Buffer): number | null {
+  if (block.length !== BLOCK_BYTES || block.readUInt32LE(OFFSET) !== MAGIC || block.readUInt8(OFFSET + 12) !== BLOCK_BITS) return null;
+  const summed = Buffer.from(block.subarray(OFFSET));
+  summed.writeUInt32LE(0, 4);
+  return crc32c(summed) === block.readUInt32LE(OFFSET + 4) ? block.readUInt32LE(OFFSET + 36) * BLOCK_BYTES : null;
+}
+
 /** Gives the first block of an image, with its checksum. */
 export function encodeSuperblock(facts: SuperblockFacts): Buffer {
   const block = Buffer.alloc(BLOCK_BYTES);

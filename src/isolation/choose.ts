@@ -51,6 +51,9 @@ function chooseAsked(policy: IsolationPolicy, vm: VmReadiness, caller: Caller, u
 
 /** The report of a job in a virtual machine, once it is known how that runs; `acceleration` is null when it never did. */
 export function settleIsolation(report: IsolationReport, acceleration: 'kvm' | 'tcg' | null): IsolationReport {
+  if (acceleration === 'tcg' && report.boundary === 'hardware') {
+    return { ...report, boundary: 'none', why: 'KVM had been seen to work and no longer does: software emulation' };
+  }
   if (acceleration !== 'kvm' || report.boundary === 'hardware') return report;
   return { ...report, boundary: 'hardware', why: 'asked for; KVM' };
 }

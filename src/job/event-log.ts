@@ -37,7 +37,7 @@ export class EventLog {
     return new EventLog(path, openSync(path, 'ax', 0o600));
   }
 
-  /** Gives false when the file cannot be written (a full disk): the event is lost, and the caller ends the job. */
+  /** Gives false when the file cannot be written (a full disk): the event is lost, and the caller ends the job. With `end` all readers end even so. */
   append(event: NewEvent): boolean {
     if (this.#ended) return true;
     const n = this.#count + 1;
@@ -73,8 +73,13 @@ export class EventLog {
 
   #end(): void {
     this.#ended = true;
-    closeSync(this.#fd);
+    const fd = this.#fd;
     this.#fd = -1;
+    try {
+      closeSync(fd);
+    } catch {
+      // The descriptor is gone all the same; what the file has not taken is an event that is lost.
+    }
   }
 
   /** Releases the file of a log that will get no `end` event. Idempotent. */

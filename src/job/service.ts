@@ -18,6 +18,7 @@ import { isolationWarning, settleIsolation } from '../isolation/choose.ts';
 import { scriptCandidates } from '../isolation/job-files.ts';
 import type { JobTable } from '../state/jobs.ts';
 import { EventLog, readEndedLog } from './event-log.ts';
+import { Journal, journalError } from './journal.ts';
 import { JobQueue, type QueueLimits } from './queue.ts';
 import { type BaseLayer, type Outcome, type RunnerParts, runJob } from './runner.ts';
 import { JobTerminal } from './terminal.ts';
@@ -75,11 +76,13 @@ const FIRST_LINE_BASE64 = 1024;
 export class JobService {
   readonly #parts: JobServiceParts;
   readonly #queue: JobQueue;
+  readonly #journal: Journal;
   readonly #live = new Map<JobId, LiveJob>();
 
   constructor(parts: JobServiceParts) {
     this.#parts = parts;
     this.#queue = new JobQueue(parts.queue);
+    this.#journal = new Journal(parts);
   }
 
   /** Tells the truth about jobs that an earlier daemon left unfinished: they are lost. Directories of jobs that the journal does not have go. */
@@ -88,16 +91,17 @@ export class JobService {
       const error = new RootlayerError('E_JOB_LOST', 'The daemon ended while the job was running or waiting', {
         hint: 'Submit the job again.',
       });
-      this.#parts.table.update({ ...record, state: 'lost', finishedAt: new Date().toISOString(), error: error.toBody() });
-      // The kill may have come between its layer and the last line of the journal.
-      this.#parts.releaseLayer(record);
+      // The kill may have come between its layer and the last line of the journal: the layer goes as well.
+      this.#journal.end({ ...record, state: 'lost', finishedAt: new Date().toISOString(), error: error.toBody() });
     }
     for (const name of readdirSync(this.#parts.directory)) {
       if (this.#parts.table.get(name as JobId) === null) rmSync(join(this.#parts.directory, name), { recursive: true, force: true });
     }
   }
 
+  /** Throws what the parts throw, `E_BUSY` when too many wait, and `E_STATE` when the job cannot be written down. */
   submit(caller: Caller, request: JobRequest): JobRecord {
+    this.#journal.catchUp();
     this.#queue.admit(caller.uid);
     this.#parts.checkRequest(caller, request);
     const base = this.#parts.findBase(caller, request.from);
@@ -118,7 +122,7 @@ export class JobService {
         terminal: null,
       });
     } catch (error) {
-      void context?.[Symbol.asyncDispose]();
+      void this.#dropContext(record, context);
       throw error;
     }
     return record;
@@ -126,10 +130,11 @@ export class JobService {
 
   /** Makes the job's directory and log, and its row together with the hold on its base: nothing of it can be collected while the job waits. */
   #record(record: JobRecord, base: ImageRecord | null): EventLog {
-    mkdirSync(this.#directory(record.id), { mode: 0o700 });
     let log: EventLog | null = null;
     try {
+      mkdirSync(this.#directory(record.id), { mode: 0o700 });
       log = EventLog.create(join(this.#directory(record.id), 'events.ndjson'));
+      if (!log.append({ type: 'state', state: 'queued' })) throw logError();
       this.#parts.atomically(() => {
         this.#parts.hold(record, base);
         this.#parts.table.insert(record);
@@ -138,14 +143,13 @@ export class JobService {
     } catch (error) {
       log?.close();
       rmSync(this.#directory(record.id), { recursive: true, force: true });
-      throw error;
+      throw journalError(error);
     }
   }
 
   #accept(job: LiveJob): void {
     const { id, uid } = job.record;
     this.#live.set(id, job);
-    job.log.append({ type: 'state', state: 'queued' });
     this.#queue.add({ uid, id, start: async () => await this.#run(job) });
   }
 
@@ -173,7 +177,16 @@ export class JobService {
 
   async #forget(job: LiveJob): Promise<void> {
     this.#live.delete(job.record.id);
-    await job.context?.[Symbol.asyncDispose]();
+    this.#journal.catchUp();
+    await this.#dropContext(job.record, job.context);
+  }
+
+  async #dropContext(job: JobRecord, context: AsyncDisposable | null): Promise<void> {
+    try {
+      await context?.[Symbol.asyncDispose]();
+    } catch (error) {
+      this.#parts.onTrouble(job, error);
+    }
   }
 
   #runnable(job: LiveJob, lease: BaseLease): Parameters<typeof runJob>[1] {
@@ -186,7 +199,7 @@ export class JobService {
       contextId: request.contextId,
       sink: (stream, data, encoding) => {
         if (log.append({ type: 'log', stream, data, ...(encoding === null ? {} : { encoding }) })) return;
-        job.abort.abort(new RootlayerError('E_STATE', 'Cannot write the log of the job', { hint: 'Make room in the state directory.' }));
+        job.abort.abort(logError());
       },
       onProgress: (progress) => {
         log.append({ type: 'progress', ...progress });
@@ -222,12 +235,19 @@ export class JobService {
     }
     for (const message of layer?.warnings ?? []) job.log.append({ type: 'warning', message });
     const config = this.#parts.imageConfig(job.record, job.base, job.request);
-    const result: JobResult = { config, base: job.base };
-    writeFileSync(this.#resultPath(job.record.id), JSON.stringify(result), { flag: 'wx', mode: 0o600 });
+    this.#writeResult(job.record.id, { config, base: job.base });
     if (job.request.name !== null) {
       job.record = { ...job.record, imageName: await this.#parts.nameImage(job.record, job.base, job.request, config) };
     }
     this.#finish(job, 'done', null);
+  }
+
+  #writeResult(id: JobId, result: JobResult): void {
+    try {
+      writeFileSync(this.#resultPath(id), JSON.stringify(result), { flag: 'wx', mode: 0o600 });
+    } catch (error) {
+      throw journalError(error);
+    }
   }
 
   #fail(job: LiveJob, thrown: unknown): void {
@@ -236,36 +256,25 @@ export class JobService {
     this.#finish(job, error.code === 'E_CANCELLED' ? 'cancelled' : 'failed', error);
   }
 
+  /** Whatever can be written, the job has ended: followers learn it from the record when the log does not take it. */
   #finish(job: LiveJob, state: 'done' | 'failed' | 'cancelled', error: RootlayerError | null): void {
     if (isFinal(job.record.state)) return;
     const layer = state === 'done' ? job.record.layer : null;
-    job.record = { ...job.record, state, layer, finishedAt: new Date().toISOString(), error: error?.toBody() ?? null };
-    this.#journal(job);
-    if (state !== 'done') this.#parts.releaseLayer(job.record);
+    const finishedAt = new Date().toISOString();
+    job.record = this.#journal.end({ ...job.record, state, layer, finishedAt, error: error?.toBody() ?? null });
     job.log.append({ type: 'end', job: job.record });
     job.finished.resolve(job.record);
     if (error?.code === 'E_INTERNAL') this.#parts.onTrouble(job.record, error.cause ?? error);
   }
 
-  /** A state that cannot be written is none: the job has failed, whatever came of it, and will be told as lost after a restart. */
-  #journal(job: LiveJob): void {
-    try {
-      this.#parts.table.update(job.record);
-    } catch (error) {
-      const told = new RootlayerError('E_STATE', 'Cannot write the journal', { hint: 'Make room in the state directory.', cause: error });
-      job.record = { ...job.record, state: 'failed', error: told.toBody(), layer: null };
-      this.#parts.onTrouble(job.record, error);
-    }
-  }
-
   list(caller: Caller): JobRecord[] {
-    const records = this.#parts.table.list(caller.uid === 0 ? null : caller.uid);
+    const records = this.#journal.list(caller.uid === 0 ? null : caller.uid);
     return records.map((record) => this.#live.get(record.id)?.record ?? record);
   }
 
   /** Throws `E_NOT_FOUND` for what is not the caller's, exactly as for what does not exist. */
   get(caller: Caller, id: JobId): JobRecord {
-    const record = this.#live.get(id)?.record ?? this.#parts.table.get(id);
+    const record = this.#live.get(id)?.record ?? this.#journal.get(id);
     if (record === null || (record.uid !== caller.uid && caller.uid !== 0)) {
       throw new RootlayerError('E_NOT_FOUND', `Cannot find job "${id}": no such job`);
     }
@@ -312,13 +321,14 @@ export class JobService {
     return await job.finished.promise;
   }
 
+  /** Throws `E_NOT_FOUND`, `E_CONFLICT` for a job that has not ended, and `E_STATE`. */
   remove(caller: Caller, id: JobId): void {
     const record = this.get(caller, id);
     if (!isFinal(record.state))
       throw new RootlayerError('E_CONFLICT', `Cannot remove job "${id}": it is ${record.state}`, { hint: 'Cancel it first.' });
-    this.#parts.table.delete(id);
-    this.#parts.releaseLayer(record);
+    this.#journal.remove(record);
     rmSync(this.#directory(id), { recursive: true, force: true });
+    this.#journal.catchUp();
   }
 
   /** The terminal of a running job. Throws `E_NOT_FOUND`, or `E_CONFLICT` telling what is in the way. */
@@ -363,11 +373,16 @@ export class JobService {
     if (drain.aborted) cancelAll();
     await this.#queue.idle();
     drain.removeEventListener('abort', cancelAll);
+    this.#journal.catchUp();
   }
 
   #directory(id: JobId): string {
     return join(this.#parts.directory, id);
   }
+}
+
+function logError(): RootlayerError {
+  return new RootlayerError('E_STATE', 'Cannot write the log of the job', { hint: 'Make room in the state directory.' });
 }
 
 function newRecord(caller: Caller, request: JobRequest, base: ImageRecord | null, isolation: IsolationReport): JobRecord {

@@ -16,10 +16,47 @@ const MAX_WAITING_BYTES = 1024 * 1024;
 /** Typed at once, so that little is lost track of in between. */
 const MAX_PIECE_BYTES = 4096;
 
+/** Bytes in their order, in pieces that are filled one after the other: each byte is copied once, however few come at a time. */
+class Pieces {
+  readonly #pieces: Buffer[] = [];
+  /** Of the last piece. */
+  #filled = 0;
+
+  push(bytes: Buffer): void {
+    for (let at = 0; at < bytes.length; ) {
+      const copied = bytes.copy(this.#last(), this.#filled, at);
+      this.#filled += copied;
+      at += copied;
+    }
+  }
+
+  /** A piece with room. */
+  #last(): Buffer {
+    const last = this.#pieces.at(-1);
+    if (last !== undefined && this.#filled < last.length) return last;
+    const added = Buffer.alloc(MAX_PIECE_BYTES);
+    this.#pieces.push(added);
+    this.#filled = 0;
+    return added;
+  }
+
+  /** The oldest piece, as far as it is filled; null when there is none. */
+  shift(): Buffer | null {
+    const first = this.#pieces.shift() ?? null;
+    return this.#pieces.length === 0 ? (first?.subarray(0, this.#filled) ?? null) : first;
+  }
+
+  clear(): void {
+    this.#pieces.length = 0;
+  }
+}
+
 /** What users type at a job's terminal, in the order in which it came, as fast as the script takes it. */
 export class JobTerminal {
   readonly #device: TerminalDevice;
-  #waiting: Buffer = Buffer.alloc(0);
+  readonly #waiting = new Pieces();
+  /** With the piece that the device is taking. */
+  #waitingBytes = 0;
   #hasEnded = false;
   #isTyping = false;
 
@@ -30,12 +67,13 @@ export class JobTerminal {
   /** Takes bytes; none are the end of input. Throws `E_BUSY` while too much waits already, `E_CONFLICT` behind the end. */
   send(bytes: Buffer): void {
     if (this.#hasEnded) throw new RootlayerError('E_CONFLICT', 'Cannot type at the terminal: the end of its input has been sent');
-    if (this.#waiting.length + bytes.length > MAX_WAITING_BYTES) {
-      throw new RootlayerError('E_BUSY', `Cannot type at the terminal: the script has not read ${this.#waiting.length} bytes yet`, {
+    if (this.#waitingBytes + bytes.length > MAX_WAITING_BYTES) {
+      throw new RootlayerError('E_BUSY', `Cannot type at the terminal: the script has not read ${this.#waitingBytes} bytes yet`, {
         hint: 'Send it again when the script has read some of them.',
       });
     }
-    this.#waiting = Buffer.concat([this.#waiting, bytes]);
+    this.#waiting.push(bytes);
+    this.#waitingBytes += bytes.length;
     this.#hasEnded = bytes.length === 0;
     if (!this.#isTyping) void this.#type();
   }
@@ -44,14 +82,14 @@ export class JobTerminal {
   async #type(): Promise<void> {
     this.#isTyping = true;
     try {
-      while (this.#waiting.length > 0) {
-        const piece = this.#waiting.subarray(0, MAX_PIECE_BYTES);
+      for (let piece = this.#waiting.shift(); piece !== null; piece = this.#waiting.shift()) {
         await this.#device.write(piece);
-        this.#waiting = this.#waiting.subarray(piece.length);
+        this.#waitingBytes -= piece.length;
       }
       if (this.#hasEnded) await this.#device.write(Buffer.alloc(0));
     } catch {
-      this.#waiting = Buffer.alloc(0);
+      this.#waiting.clear();
+      this.#waitingBytes = 0;
     } finally {
       this.#isTyping = false;
     }

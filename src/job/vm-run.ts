@@ -1,4 +1,4 @@
-import { RootlayerError } from '../core/errors.ts';
+import type { RootlayerError } from '../core/errors.ts';
 import type { LayerSummary } from '../core/job.ts';
 import type { Scope } from '../core/scope.ts';
 import type { Cgroup, CgroupUsage } from '../host/cgroup.ts';
@@ -6,6 +6,7 @@ import { close } from '../host/libc.ts';
 import type { Worker } from '../host/worker.ts';
 import { SCRIPT_ENVIRONMENT, scriptCandidates } from '../isolation/job-files.ts';
 import { vmUid } from '../isolation/vm/machine.ts';
+import { stepError } from '../isolation/vm/session.ts';
 import type { VmClaims, VmEnd, VmRun } from '../isolation/vm/types.ts';
 import { closeLowers, openLowers, openLowerView } from '../overlay/lower.ts';
 import { copyRootAttributes } from '../overlay/rootfs.ts';
@@ -184,7 +185,7 @@ export class VirtualMachineRun {
   #judge(end: VmEnd, watched: ReachedLimit | null, usage: CgroupUsage): Ran {
     if (end.kind === 'failed' && watched === null && usage.oomKills === 0) throw end.error;
     if (end.kind === 'error' && watched === null) {
-      const cause = new RootlayerError('E_INTERNAL', `Cannot run the sandbox: step "${end.step}" of the guest failed with ${end.errno}`);
+      const cause = stepError(end.step, end.errno);
       throw startError(end.step, end.errno, cause) ?? cause;
     }
     const hasEnded = end.kind === 'exit' || end.kind === 'signal';

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { exportImage } from './archive/export-image.ts';
 import { mergeImages } from './archive/merge-images.ts';
 import { pullImage } from './archive/pull-image.ts';
@@ -44,7 +45,23 @@ export type RecipeResult = AsyncDisposable & {
 /** Runs a recipe as it was written: `function` and its arguments. Throws `E_RECIPE` naming the place, and what the function throws. */
 export async function runRecipe(recipe: Readonly<Record<string, unknown>>, context: RecipeContext): Promise<RecipeResult> {
   const { function: name, ...args } = withoutSchema(recipe);
-  return await RUNNERS[functionOf(name)](args, context);
+  const run = RUNNERS[functionOf(name)];
+  checkImageFiles(args);
+  return await run(args, context);
+}
+
+/** The functions name a missing archive by its file; of a recipe the place is told, too. What is no text is left to their own checks. */
+function checkImageFiles({ fromImage, images }: Readonly<Record<string, unknown>>): void {
+  const listed: unknown[] = Array.isArray(images) ? images : [];
+  const named: [place: PropertyKey[], file: unknown][] = [[['fromImage'], fromImage], ...listed.map(atImages)];
+  for (const [place, file] of named) {
+    const isPath = typeof file === 'string' && /^[^\0]+$/.test(file);
+    if (isPath && !existsSync(file)) throw recipeError(place, `there is no file ${JSON.stringify(file)}`);
+  }
+}
+
+function atImages(file: unknown, at: number): [place: PropertyKey[], file: unknown] {
+  return [['images', at], file];
 }
 
 /** Editors want it in the file; it says nothing. */

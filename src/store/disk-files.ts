@@ -1,7 +1,9 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type DiffId, type Digest, hexOf } from '../core/digest.ts';
-import { close, O_CREAT, O_EXCL, O_RDWR, openAt } from '../host/libc.ts';
+import { BLOCK_BYTES } from '../erofs/format.ts';
+import { imageBytes } from '../erofs/superblock.ts';
+import { close, O_CREAT, O_EXCL, O_RDWR, openAt, statFd } from '../host/libc.ts';
 import { type StateLayout, sealFile, type WorkDir } from './layout.ts';
 
 const IMAGE = '.erofs';
@@ -22,9 +24,13 @@ export class DiskFiles {
     this.#layout = layout;
   }
 
-  /** A descriptor of an image for reading, which the caller closes; null when there is none. */
+  /** A descriptor of an image for reading, which the caller closes; null when there is none, or one that is damaged: it is deleted, to be made anew. */
   tryOpen(id: Digest): number | null {
-    return this.#layout.tryOpenDisk(hexOf(id) + IMAGE);
+    const fd = this.#layout.tryOpenDisk(hexOf(id) + IMAGE);
+    if (fd === null || isWhole(fd)) return fd;
+    close(fd);
+    this.#remove(hexOf(id));
+    return null;
   }
 
   /**
@@ -61,14 +67,15 @@ export class DiskFiles {
   /** Deletes the images that a layer is in; nothing happens when there are none. */
   removeWith(layer: Digest): void {
     const hex = hexOf(layer);
-    this.#layout.removeDisk(hex + IMAGE);
-    for (const [chain, layers] of this.#chains) if (layers.includes(hex)) this.#removeChain(chain);
+    this.#remove(hex);
+    for (const [chain, layers] of this.#chains) if (layers.includes(hex)) this.#remove(chain);
   }
 
-  #removeChain(chain: string): void {
-    this.#layout.removeDisk(chain + IMAGE);
-    this.#layout.removeDisk(chain + LIST);
-    this.#chains.delete(chain);
+  /** Deletes an image, and the list of a chain. */
+  #remove(name: string): void {
+    this.#layout.removeDisk(name + IMAGE);
+    this.#layout.removeDisk(name + LIST);
+    this.#chains.delete(name);
   }
 
   /** Deletes what is no image of layers that are listed (in hex). Gives how many files there were. */
@@ -99,4 +106,10 @@ export class DiskFiles {
       close(fd);
     }
   }
+}
+
+/** Whether a file has the size that its superblock tells: what was cut, emptied or overwritten at its beginning is told, other damage is not looked for. */
+function isWhole(fd: number): boolean {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  return readSync(fd, block, 0, BLOCK_BYTES, 0) === BLOCK_BYTES && imageBytes(block) === statFd(fd).size;
 }

@@ -169,6 +169,12 @@ t.test('build names the place of what is wrong in a recipe', async (t) => {
     [{ ...layered, fromImage: 'docker-image-hello.tar.gz', maxLayers: 2 }, '/maxLayers: Error: usedLayers 2 layers'],
     [{ function: 'streamNixShellImage', drv, command: 'x', run: 'y' }, "/run: streamNixShellImage: Can't specify both command and run"],
     [{ function: 'nothing' }, '/function: there is no function "nothing"'],
+    [{ ...layered, fromImage: 'no-such.tar' }, '/fromImage: there is no file '],
+    [{ function: 'exportImage', fromImage: 'no-such.tar' }, '/fromImage: there is no file '],
+    [{ function: 'mergeImages', images: ['docker-image-hello.tar.gz', 'no-such.tar'] }, '/images/1: there is no file '],
+    [{ function: 'mkPureLayer', name: 'x', baseJson: '/dev/null' }, '/baseJson: "/dev/null" is no file'],
+    [{ ...layered, name: 'a b' }, '/name: Cannot read image name '],
+    [{ ...layered, tag: 'a b' }, '/tag: Cannot read image name '],
     [[], 'want one JSON object'],
   ];
   const out = path.join(dir, 'wrong.tar');
@@ -184,6 +190,25 @@ t.test('build names the place of what is wrong in a recipe', async (t) => {
   const { status, stdout } = await rootlayer(['build', 'wrong.json', '-o', 'wrong.tar', '--json'], { cwd: dir });
   t.equal(status, 125);
   t.match(JSON.parse(stdout), { error: { code: 'E_RECIPE', message: /^Cannot use wrong\.json: / } });
+});
+
+t.test('build lets no recipe choose where its result goes', async (t) => {
+  const script = { function: 'shellScript', text: 'true' };
+  const within = path.join(dir, 'files/outside');
+  const samples: [recipe: object, fileName: string, args: string[]][] = [
+    [{ ...script, name: '../outside' }, '../outside', []],
+    [{ ...script, name: '../outside' }, '../outside', ['-o', './']],
+    [{ ...script, name: within }, within, []],
+    [{ ...script, name: '..' }, '..', []],
+    [{ function: 'mkPureLayer', baseJson: {}, name: 'a/../outside' }, 'docker-layer-a/../outside', []],
+  ];
+  for (const [recipe, fileName, args] of samples) {
+    writeFileSync(path.join(dir, 'outside.json'), JSON.stringify(recipe));
+    const { status, stderr } = await rootlayer(['build', '--quiet', 'outside.json', ...args], { cwd: dir });
+    t.equal(status, 125, fileName);
+    t.ok(stderr.startsWith(`rootlayer: Cannot use outside.json: /name: the result would be called ${JSON.stringify(fileName)}`), stderr);
+  }
+  for (const name of ['../outside', 'outside', within]) t.notOk(existsSync(path.resolve(dir, name)), name);
 });
 
 t.test('build refuses what is no recipe at all', async (t) => {

@@ -19,6 +19,7 @@ export const play = {
   send: (...frames: Buffer[]): Buffer => withBytes('w', Buffer.concat(frames)),
   /** `times` 0: for ever. */
   repeat: (times: number, bytes: Buffer): Buffer => Buffer.concat([Buffer.from('f'), number(times), number(bytes.length), bytes]),
+  pause: (ms: number): Buffer => Buffer.concat([Buffer.from('p'), number(ms)]),
   readTo: (type: string): Buffer => Buffer.from(`r${type}`),
   complain: (text: string): Buffer => withBytes('e', Buffer.from(text)),
   closeAndSleep: Buffer.from('c'),

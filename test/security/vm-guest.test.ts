@@ -94,7 +94,34 @@ t.test('a step that the agent could not do is told with its errno', async (t) =>
     play.send(frame('E', Buffer.from('exec\x002'))),
   ]);
   t.same(await session.ended, { kind: 'error', step: 'exec', errno: 'ENOENT' });
-  await t.rejects(session.started, { code: 'E_INTERNAL', message: /step "exec" of its guest failed with ENOENT/ });
+  await t.rejects(session.started, { code: 'E_VM_CRASH', message: /step "exec" of its guest failed with ENOENT/ });
+});
+
+t.test('a script whose files were lost because the host has no room for them is told so', async (t) => {
+  const { session } = seat.start([...STARTED, play.send(DONE, frame('E', Buffer.from('sync\x005'))), play.sleep]);
+  await t.rejects(session.resultDone, { code: 'E_STATE', message: /disk of the state directory is full/ });
+});
+
+t.test('V03 a result that comes byte by byte, each in time, ends the guest all the same', async (t) => {
+  const trickle = Array.from({ length: 60 }, () => [play.send(says.result('x')), play.pause(50)]).flat();
+  const { session } = seat.start([...STARTED, play.send(DONE), ...trickle, play.send(says.whole), play.sleep], { waitMs: 300 });
+  await t.rejects(session.resultDone, { code: 'E_VM_TIMEOUT', message: /too slowly/ });
+  await session.released;
+});
+
+t.test('V02 a flood of the smallest frames leaves the daemon its other work', async (t) => {
+  const tiny = Buffer.concat(Array.from({ length: 2000 }, () => [says.output('x'), frame('2', Buffer.from('y'))]).flat());
+  const { session, outputBytes, output } = seat.start([...STARTED, play.repeat(0, tiny)]);
+  await session.started;
+  let longestMs = 0;
+  for (let turn = 0; turn < 100; turn++) {
+    const begin = performance.now();
+    await sleep(1);
+    longestMs = Math.max(longestMs, performance.now() - begin);
+  }
+  t.ok(longestMs < 500, `waited ${longestMs} ms`);
+  t.ok(outputBytes() > 50 * output.length, 'and small pieces are put together');
+  session.kill();
 });
 
 t.test('V02 a flood of output goes to the caller, who ends it at once; memory stays', async (t) => {

@@ -26,6 +26,36 @@ export function stepMs(step: Step, machines: number): number {
   return STEP_MS[step] * (isBusy ? BUSY_FACTOR : 1);
 }
 
+/** Least bytes a millisecond of a result: a guest that sends them one by one would hold its place for ever. */
+const LEAST_RATE = 1024;
+
+/** Whether a guest gives its result fast enough over all; the time in which nobody took anything from it does not count. */
+export class Pace {
+  readonly #graceMs: number;
+  readonly #beginMs = performance.now();
+  #bytes = 0;
+  #heldMs = 0;
+  #holdMs = 0;
+
+  constructor(graceMs: number) {
+    this.#graceMs = graceMs;
+  }
+
+  /** Counts what came, and judges. */
+  isTooSlow(bytes: number): boolean {
+    this.#bytes += bytes;
+    return performance.now() - this.#beginMs - this.#heldMs > this.#graceMs + this.#bytes / LEAST_RATE;
+  }
+
+  hold(): void {
+    this.#holdMs = performance.now();
+  }
+
+  goOn(): void {
+    this.#heldMs += performance.now() - this.#holdMs;
+  }
+}
+
 /** Calls `late` when a step takes longer than it may; one at a time. Dispose ends it. */
 export class Deadline implements Disposable {
   #timer: NodeJS.Timeout | undefined;

@@ -22,25 +22,40 @@ const FIRMWARE = ['bios-microvm.bin', 'linuxboot_dma.bin', 'linuxboot.bin', 'pvh
 const FIRMWARE_DIRECTORIES = ['/usr/share/qemu', '/usr/share/seabios', '/usr/share/qemu-firmware'];
 
 /**
- * Gives the jail of the installed QEMU, made anew below `directory` when any of its files has changed. Throws `E_TOOL` naming the package
- * when QEMU is missing.
+ * Gives the jail of the installed QEMU, made anew below `directory` when any of its files has changed; with `removeOthers`, jails of other files go. Throws
+ * `E_TOOL` naming the package when QEMU is missing, `E_STATE` when the disk is full.
  */
-export async function openJail(directory: string, signal: AbortSignal): Promise<Jail> {
+export async function openJail(directory: string, removeOthers: boolean, signal: AbortSignal): Promise<Jail> {
   const qemuVersion = readQemuVersion();
   const files = await findFiles(signal);
   const key = keyOf(qemuVersion, files);
-  const path = await keepDirectory(directory, 'qemu-root', key, async (path) => await fill(path, files));
+  const path = await keepDirectory({ parent: directory, kind: 'qemu-root', key, removeOthers }, async (path) => await fill(path, files));
   return { path, key, qemuVersion };
 }
 
-/** Gives the version of the installed QEMU as it tells it. Throws `E_TOOL` naming the package when there is none. */
-export function readQemuVersion(): string {
-  if (!existsSync(QEMU_PROGRAM)) {
-    throw new RootlayerError('E_TOOL', `Cannot find program "${QEMU_PROGRAM}": it is not installed`, {
+/** The version that a program has told, and by what it is known to be the same. */
+let told: { program: string; size: number; mtimeMs: number; version: string } | null = null;
+
+/**
+ * Gives the version of the installed QEMU as it tells it. It is asked again only when the program has changed: that blocks for some 40 ms. Throws `E_TOOL`
+ * naming the package when there is none.
+ */
+export function readQemuVersion(program: string = QEMU_PROGRAM): string {
+  const facts = statSync(program, { throwIfNoEntry: false });
+  if (facts === undefined) {
+    throw new RootlayerError('E_TOOL', `Cannot find program "${program}": it is not installed`, {
       hint: 'Install the package qemu-system-x86.',
     });
   }
-  const { stdout } = spawnSync(QEMU_PROGRAM, ['--version'], { env: {}, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+  const { size, mtimeMs } = facts;
+  if (told?.program !== program || told.size !== size || told.mtimeMs !== mtimeMs) {
+    told = { program, size, mtimeMs, version: askVersion(program) };
+  }
+  return told.version;
+}
+
+function askVersion(program: string): string {
+  const { stdout } = spawnSync(program, ['--version'], { env: {}, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
   return stdout.split('\n')[0]?.replace(/^QEMU emulator version /, '') ?? '';
 }
 

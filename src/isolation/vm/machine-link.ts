@@ -5,6 +5,7 @@ import { close, makeSocketPair } from '../../host/libc.ts';
 import type { Jail } from './jail.ts';
 import { type Acceleration, qemuCommand, readTscKhz, threadLimit, type VmShape } from './machine.ts';
 import { crashError, HandOver, type Qemu, startQemu } from './qemu.ts';
+import { openAgain } from './nameless-file.ts';
 import { type GuestEvent, StreamReader } from './stream-reader.ts';
 import type { VmSeat } from './types.ts';
 
@@ -50,6 +51,7 @@ export class MachineLink {
   readonly #reader: StreamReader;
   readonly #handle: (events: Iterable<GuestEvent>) => void;
   #isOver = false;
+  #isPaused = false;
 
   /** `handle` gets what each piece of the stream completes; what it throws breaks the link. */
   constructor(host: VmHost, parts: MachineParts, handle: (events: Iterable<GuestEvent>) => void) {
@@ -79,11 +81,22 @@ export class MachineLink {
 
   #receive(chunk: Buffer): void {
     if (this.#isOver) return;
+    const begin = performance.now();
     try {
       this.#handle(this.#reader.push(chunk));
     } catch (error) {
       this.fail(toRootlayerError(error));
     }
+    if (performance.now() - begin > TURN_MS) this.#letOthers();
+  }
+
+  /** A guest that sends only small frames would keep the daemon's one thread: the others come first now. */
+  #letOthers(): void {
+    if (this.#isOver || this.#isPaused) return;
+    this.#control.pause();
+    setImmediate(() => {
+      if (!this.#isPaused) this.#control.resume();
+    });
   }
 
   async #explainEnd(): Promise<void> {
@@ -113,10 +126,12 @@ export class MachineLink {
 
   /** Takes nothing from the guest, until {@link resume}. */
   pause(): void {
+    this.#isPaused = true;
     this.#control.pause();
   }
 
   resume(): void {
+    this.#isPaused = false;
     this.#control.resume();
   }
 
@@ -148,12 +163,26 @@ export class MachineLink {
 }
 
 const CLOSE_GRACE_MS = 500;
+/** So long one piece of the stream may take. */
+const TURN_MS = 2;
 
 function start(host: VmHost, parts: MachineParts, controlFd: number, monitorFd: number | null): Qemu {
+  // Opened for this machine alone: flags that one QEMU sets must not be seen by another.
+  const emptyFd = openAgain(host.emptyFd);
+  try {
+    return startWith(host, parts, { controlFd, monitorFd, emptyFd });
+  } finally {
+    close(emptyFd);
+  }
+}
+
+type OwnFds = { controlFd: number; monitorFd: number | null; emptyFd: number };
+
+function startWith(host: VmHost, parts: MachineParts, { controlFd, monitorFd, emptyFd }: OwnFds): Qemu {
   const passed = new HandOver();
   const fds = {
     control: passed.add(controlFd),
-    disks: Array.from({ length: parts.shape.slots }, (_, slot) => passed.add(parts.diskFds[slot] ?? host.emptyFd)),
+    disks: Array.from({ length: parts.shape.slots }, (_, slot) => passed.add(parts.diskFds[slot] ?? emptyFd)),
     qmp: monitorFd === null ? null : passed.add(monitorFd),
   };
   const { stateFd, acceleration, shape, seat, fileSizeBytes } = parts;

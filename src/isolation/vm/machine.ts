@@ -102,12 +102,13 @@ function accelerationArguments(acceleration: Acceleration): string[] {
 }
 
 function diskArguments(fd: number, slot: number): string[] {
+  // A full disk of the host is the guest's to know: by default QEMU would stop it, and nobody could make it go on.
   // No lock: nobody else has the scratch disk, and the others are only read. Flushing it would make nothing safer: it is gone with the job.
   const access = slot === 0 ? 'cache.no-flush=on' : 'read-only=on';
   return [
     ...['-add-fd', `fd=${fd},set=${slot + 1}`],
     ...['-blockdev', `driver=raw,node-name=b${slot},file.driver=file,file.filename=/dev/fdset/${slot + 1},file.locking=off,${access}`],
-    ...['-device', `virtio-blk-device,drive=b${slot},serial=d${slot}`],
+    ...['-device', `virtio-blk-device,drive=b${slot},serial=d${slot},werror=report,rerror=report`],
   ];
 }
 

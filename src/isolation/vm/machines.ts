@@ -1,5 +1,5 @@
-import { closeSync, constants, openSync } from 'node:fs';
-import { chmod, copyFile, mkdir, open, rm } from 'node:fs/promises';
+import { closeSync, constants, ftruncateSync, writeSync } from 'node:fs';
+import { chmod, copyFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deferred } from '../../core/deferred.ts';
 import { RootlayerError, toRootlayerError } from '../../core/errors.ts';
@@ -9,9 +9,11 @@ import { qemuProfile } from '../../host/seccomp/qemu-profile.ts';
 import { type Accelerated, findAcceleration, hostKey } from './acceleration.ts';
 import { type Step, stepMs } from './deadlines.ts';
 import { openJail } from './jail.ts';
-import { keepDirectory, NEW } from './kept-directory.ts';
+import { keepDirectory } from './kept-directory.ts';
+import { removeLeftovers } from './leftovers.ts';
 import { shapeFor, type VmShape } from './machine.ts';
 import type { VmHost } from './machine-link.ts';
+import { openNameless } from './nameless-file.ts';
 import { ACCELERATION_FILE } from './readiness.ts';
 import { Session, type SessionParts } from './session.ts';
 import { Templates } from './templates.ts';
@@ -35,8 +37,9 @@ export class VirtualMachines implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Takes nothing yet. */
+  /** Takes nothing yet; leftovers go when they are to. */
   static open(options: VmOptions): VirtualMachines {
+    if (options.removeOthers) removeLeftovers(options.directory);
     return new VirtualMachines(options);
   }
 
@@ -81,6 +84,7 @@ export class VirtualMachines implements AsyncDisposable {
   async #sessionParts(): Promise<SessionParts> {
     const { host, templates, accelerated } = await this.#prepared();
     const { acceleration } = accelerated;
+    if (acceleration === 'tcg' && this.#options.emulation === 'refuse') throw emulationRefused();
     return {
       host,
       acceleration,
@@ -108,10 +112,10 @@ export class VirtualMachines implements AsyncDisposable {
   }
 
   async #prepare(signal: AbortSignal): Promise<Ready> {
-    const { directory, takeSeat } = this.#options;
+    const { directory, takeSeat, removeOthers } = this.#options;
     await mkdir(directory, { recursive: true, mode: 0o700 });
-    const [jail, guest] = await Promise.all([openJail(directory, signal), this.#options.findGuest(signal)]);
-    const bootPath = await keepGuest(directory, guest);
+    const [jail, guest] = await Promise.all([openJail(directory, removeOthers, signal), this.#options.findGuest(signal)]);
+    const bootPath = await keepGuest(directory, removeOthers, guest);
     const host: VmHost = { jail, bootPath, seccompFd: await this.#openFilter(), emptyFd: await this.#openEmptyDisk() };
     const parts = { host, guestDigest: guest.digest, hostKey: hostKey(), takeSeat, stepMs: (step: Step) => this.#stepMs(step) };
     const templates = new Templates(directory, parts);
@@ -137,12 +141,12 @@ export class VirtualMachines implements AsyncDisposable {
 
   async #openFilter(): Promise<number> {
     return this.#keep(
-      await openNameless(this.#options.directory, async (file) => void (await file.write(compileFilter(qemuProfile, seccompArch())))),
+      await openNameless(this.#options.directory, async (fd) => void writeSync(fd, compileFilter(qemuProfile, seccompArch()))),
     );
   }
 
   async #openEmptyDisk(): Promise<number> {
-    return this.#keep(await openNameless(this.#options.directory, async (file) => await file.truncate(EMPTY_DISK_BYTES)));
+    return this.#keep(await openNameless(this.#options.directory, async (fd) => ftruncateSync(fd, EMPTY_DISK_BYTES)));
   }
 
   /** Machines that still run are ended. */
@@ -157,28 +161,21 @@ export class VirtualMachines implements AsyncDisposable {
   }
 }
 
+/** Whether KVM works may show only when the first job wants it. */
+function emulationRefused(): RootlayerError {
+  return new RootlayerError('E_FORBIDDEN', 'Cannot use isolation "vm": it would be software emulation, which the policy refuses', {
+    hint: 'Use --isolation userns; rootlayer doctor --vm tells why KVM does not work.',
+  });
+}
+
 const EMPTY_DISK_BYTES = 1024 * 1024;
 /** Those of a job that sets none. */
 const PROBE_LIMITS = { memoryBytes: 2 * 1024 ** 3, cpus: 1 };
 
-type FileHandle = Awaited<ReturnType<typeof open>>;
-
-/** A file without a name, open for reading. */
-async function openNameless(directory: string, fill: (file: FileHandle) => Promise<void>): Promise<number> {
-  const path = join(directory, `${NEW}${process.pid}.${Math.random().toString(16).slice(2)}`);
-  const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
-  try {
-    await fill(file);
-    return openSync(path, constants.O_RDONLY);
-  } finally {
-    await file.close();
-    await rm(path, { force: true });
-  }
-}
-
 /** Copies the guest's files to where QEMU's user can read them, and where nothing changes them. */
-async function keepGuest(directory: string, guest: VmGuest): Promise<string> {
-  return await keepDirectory(directory, 'guest', guest.digest.replace(/^sha256:/, '').slice(0, 32), async (path) => {
+async function keepGuest(parent: string, removeOthers: boolean, guest: VmGuest): Promise<string> {
+  const key = guest.digest.replace(/^sha256:/, '').slice(0, 32);
+  return await keepDirectory({ parent, kind: 'guest', key, removeOthers }, async (path) => {
     for (const [from, name] of [
       [guest.kernelPath, 'kernel'],
       [guest.initramfsPath, 'initramfs'],

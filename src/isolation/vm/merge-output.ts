@@ -1,22 +1,33 @@
 import type { GuestEvent } from './stream-reader.ts';
 
-type Output = { stream: 'stdout' | 'stderr'; parts: Buffer[] };
+type Piece = Extract<GuestEvent, { kind: 'output' | 'result' }>;
+type Held = { first: Piece; parts: Buffer[] };
 
-/** Joins pieces of output that came together: as from a pipe, many small writes become one, so that a guest cannot make a log of single bytes. */
+/**
+ * Joins pieces that came together, of each output and of the result: as from a pipe, many small writes become one, so that a guest cannot make a log of single
+ * bytes. The order within a stream stays; that between standard output and error is lost, as it is with pipes.
+ */
 export function* mergeOutput(events: Iterable<GuestEvent>): Generator<GuestEvent, void> {
-  let held: Output | null = null;
+  const held = new Map<string, Held>();
   for (const event of events) {
-    if (event.kind === 'output' && held?.stream === event.stream) {
-      held.parts.push(event.bytes);
+    if (event.kind === 'output' || event.kind === 'result') {
+      hold(held, event);
       continue;
     }
-    if (held !== null) yield joined(held);
-    held = event.kind === 'output' ? { stream: event.stream, parts: [event.bytes] } : null;
-    if (event.kind !== 'output') yield event;
+    yield* flush(held);
+    yield event;
   }
-  if (held !== null) yield joined(held);
+  yield* flush(held);
 }
 
-function joined({ stream, parts }: Output): GuestEvent {
-  return { kind: 'output', stream, bytes: parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts) };
+function hold(held: Map<string, Held>, piece: Piece): void {
+  const key = piece.kind === 'output' ? piece.stream : piece.kind;
+  const known = held.get(key);
+  if (known === undefined) held.set(key, { first: piece, parts: [piece.bytes] });
+  else known.parts.push(piece.bytes);
+}
+
+function* flush(held: Map<string, Held>): Generator<GuestEvent, void> {
+  for (const { first, parts } of held.values()) yield parts.length === 1 ? first : { ...first, bytes: Buffer.concat(parts) };
+  held.clear();
 }

@@ -122,12 +122,18 @@ function openKvmDirectory(uid: number): number {
   }
 }
 
-/** Keeps the end of what comes, however much it is. */
+/** Far more than an honest QEMU ever says. */
+const MAX_LISTEN_BYTES = 64 * 1024;
+
+/** Keeps the end of what comes. One that goes on and on is not listened to any more. */
 function listen(streams: (Socket | NodeJS.ReadableStream | null)[]): () => string {
   let text = '';
+  let heard = 0;
   for (const stream of streams) {
     stream?.on('data', (chunk: Buffer) => {
       text = (text + chunk.toString('latin1')).slice(-COMPLAINT_BYTES);
+      heard += chunk.length;
+      if (heard > MAX_LISTEN_BYTES) for (const each of streams) each?.pause();
     });
     stream?.on('error', () => {});
   }

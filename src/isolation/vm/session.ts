@@ -1,7 +1,7 @@
 import { deferred } from '../../core/deferred.ts';
 import { RootlayerError, toRootlayerError } from '../../core/errors.ts';
 import { statFd } from '../../host/libc.ts';
-import { Deadline, type Step } from './deadlines.ts';
+import { Deadline, Pace, type Step } from './deadlines.ts';
 import { frame, frames, jobRecords, planDisks, seedFrame, windowFrame } from './frames.ts';
 import { type Acceleration, shapeFor, type VmShape } from './machine.ts';
 import { MachineLink, type VmHost } from './machine-link.ts';
@@ -49,6 +49,9 @@ export class Session implements VmRun {
   #place: 'coming' | 'running' | 'result' | 'over' = 'coming';
   #inputEnded = false;
   #isHeldBack = false;
+  #size: Buffer | null = null;
+  #isSizing = false;
+  #pace: Pace | null = null;
 
   /** `parts` may take a while, when the first saved state is made. */
   constructor(job: VmJob, parts: Promise<SessionParts>) {
@@ -79,8 +82,20 @@ export class Session implements VmRun {
     await this.#link?.drained();
   }
 
+  /** Only the last size counts for a guest that takes nothing at the moment. */
   resize(rows: number, columns: number): void {
-    if (this.#place === 'running') this.#link?.write(windowFrame(rows, columns));
+    this.#size = windowFrame(rows, columns);
+    if (!this.#isSizing) void this.#sendSizes();
+  }
+
+  async #sendSizes(): Promise<void> {
+    this.#isSizing = true;
+    for (let size = this.#size; size !== null && this.#place === 'running'; size = this.#size) {
+      this.#size = null;
+      this.#link?.write(size);
+      await this.#link?.drained();
+    }
+    this.#isSizing = false;
   }
 
   async #run(parts: Promise<SessionParts>): Promise<void> {
@@ -218,12 +233,20 @@ export class Session implements VmRun {
     this.#place = 'result';
     const { claims } = end;
     this.#ended.resolve('status' in end ? { kind: 'exit', status: end.status, claims } : { kind: 'signal', signal: end.signal, claims });
-    if (hasResult(end)) this.#deadline.begin('give its result', this.#stepMs('result'));
-    else this.#finish();
+    if (!hasResult(end)) {
+      this.#finish();
+      return;
+    }
+    this.#pace = new Pace(this.#stepMs('result'));
+    this.#deadline.begin('give its result', this.#stepMs('result'));
   }
 
   #pass(bytes: Buffer): void {
     const hasRoom = this.#result.write(bytes);
+    if (this.#pace?.isTooSlow(bytes.length) === true) {
+      this.#link?.fail(new RootlayerError('E_VM_TIMEOUT', 'Cannot go on with the virtual machine: its guest gives its result too slowly'));
+      return;
+    }
     if (this.#isHeldBack) return;
     if (hasRoom) this.#deadline.begin('go on with its result', this.#stepMs('result'));
     else this.#holdBack();
@@ -232,10 +255,12 @@ export class Session implements VmRun {
   /** The reader is slower than the guest. It has a limit of time of its own. */
   #holdBack(): void {
     this.#isHeldBack = true;
+    this.#pace?.hold();
     this.#deadline[Symbol.dispose]();
     this.#link?.pause();
     this.#result.onceDrained(() => {
       this.#isHeldBack = false;
+      this.#pace?.goOn();
       if (this.#place === 'over') return;
       this.#deadline.begin('go on with its result', this.#stepMs('result'));
       this.#link?.resume();
@@ -243,8 +268,7 @@ export class Session implements VmRun {
   }
 
   #stepFailed(step: string, errno: string): void {
-    const error = new RootlayerError('E_INTERNAL', `Cannot run the virtual machine: step "${step}" of its guest failed with ${errno}`);
-    this.#end({ kind: 'error', step, errno }, error);
+    this.#end({ kind: 'error', step, errno }, stepError(step, errno));
   }
 
   #finish(): void {
@@ -277,6 +301,18 @@ export class Session implements VmRun {
     return this.#parts?.stepMs(step) ?? 0;
   }
 }
+
+/** What a guest could not do is its own affair, but for what it lost because the host's disk is full. */
+export function stepError(step: string, errno: string): RootlayerError {
+  if (step === 'sync' && LOST.includes(errno)) {
+    return new RootlayerError('E_STATE', 'Cannot keep what the script wrote: the disk of the state directory is full or failing', {
+      hint: 'Make room in the state directory and run the job again.',
+    });
+  }
+  return new RootlayerError('E_VM_CRASH', `Cannot run the virtual machine: step "${step}" of its guest failed with ${errno}`);
+}
+
+const LOST = ['EIO', 'ENOSPC', 'EDQUOT'];
 
 /** The disks in the order of their numbers: see planDisks(). */
 function seatAndDisks(job: VmJob): { seat: Pick<VmJob, 'uid' | 'cgroup'>; diskFds: number[] } {

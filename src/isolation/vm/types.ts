@@ -101,6 +101,13 @@ export type VmOptions = {
   directory: string;
   /** Gives the guest to boot; throws `E_MISSING_FEATURE` or `E_TOOL` where there is none. Called once. */
   findGuest(signal: AbortSignal): Promise<VmGuest>;
+  /** Whether jobs may run under software emulation; checked when it is known how they would run. */
+  emulation: 'allow' | 'refuse';
   /** Takes a seat whose control group has these limits. */
   takeSeat(limits: { memoryBytes: number; pids: number; cpus: number }, signal: AbortSignal): Promise<VmSeat>;
+  /**
+   * Whether what earlier processes left in the directory, and what was made of other versions of QEMU and of the guest, goes. For the one that holds the lock
+   * of the state directory: any other would take them from a running engine.
+   */
+  removeOthers: boolean;
 };

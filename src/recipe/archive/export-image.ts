@@ -6,6 +6,7 @@ import { Scope } from '../../core/scope.ts';
 import { parseArguments } from '../arguments.ts';
 import { SEED_EPOCH } from '../build/seed-epoch.ts';
 import type { RecipeContext } from '../recipe-context.ts';
+import { filePathSchema } from '../script/args.ts';
 import type { ImageFile } from '../tree/image-file.ts';
 import { type PackOptions, packTree } from '../tree/pack.ts';
 import { PLAIN_DIRECTORY } from '../tree/tree.ts';
@@ -15,7 +16,7 @@ import { mergeLayers } from './merge-layers.ts';
 /** What {@link exportImage} takes: the names, meanings and defaults of dockerTools. */
 export const exportImageArgsSchema = z.strictObject({
   /** A docker-archive or OCI layout. */
-  fromImage: z.string().min(1),
+  fromImage: filePathSchema,
   fromImageName: z.string().nullable().default(null),
   fromImageTag: z.string().nullable().default(null),
   /** Of the file; by default that of `fromImage`, without the ending of a compression. */

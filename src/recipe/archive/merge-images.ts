@@ -10,6 +10,7 @@ import { parseArguments } from '../arguments.ts';
 import { SEED_EPOCH } from '../build/seed-epoch.ts';
 import { jqText } from '../build/seed-json.ts';
 import type { RecipeContext } from '../recipe-context.ts';
+import { filePathSchema } from '../script/args.ts';
 import { type CompressorChoice, compressed, compressorChoices, compressors } from '../tree/compressors.ts';
 import type { ImageFile } from '../tree/image-file.ts';
 import { packTree } from '../tree/pack.ts';
@@ -22,7 +23,7 @@ import { openOuterArchive } from './outer.ts';
 /** What {@link mergeImages} takes; dockerTools' own function takes the list alone. */
 export const mergeImagesArgsSchema = z.strictObject({
   /** Docker-archives or OCI layouts. */
-  images: z.array(z.string().min(1)),
+  images: z.array(filePathSchema),
   /** Of the file. */
   name: z
     .string()

@@ -1,5 +1,7 @@
 import path from 'node:path';
+import { RootlayerError } from '../../core/errors.ts';
 import { escapeName } from '../../core/names.ts';
+import { MAX_DOCUMENT_BYTES } from '../../store/ingest/candidate.ts';
 import { parseEntryPath, pathError } from '../../store/unpack/entry-path.ts';
 import { jqText } from '../build/seed-json.ts';
 import { joined, PLAIN_DIRECTORY, Tree, type TreeNode } from '../tree/tree.ts';
@@ -77,7 +79,9 @@ const DOT = 0x2e;
 
 function documentOf(members: readonly OuterMember[], name: string): Buffer | null {
   const found = members.findLast((member) => member.type === 'file' && plainName(member) === name);
-  return found === undefined ? null : found.readStart(found.sizeBytes);
+  if (found === undefined) return null;
+  if (found.sizeBytes <= MAX_DOCUMENT_BYTES) return found.readStart(found.sizeBytes);
+  throw new RootlayerError('E_MANIFEST', `Cannot read ${name}: it has ${found.sizeBytes} bytes, want at most ${MAX_DOCUMENT_BYTES}`);
 }
 
 function plainName(member: OuterMember): string {

@@ -108,11 +108,17 @@ function inherited(base: ImageConfig, inherit: 'all' | 'seed'): ImageConfig {
   return { ...base, config };
 }
 
-function checkName(imageName: string, imageTag: string): void {
+/** Throws `E_RECIPE` with the place of a name, or a tag, that no engine would take. */
+export function checkName(imageName: string, imageTag: string): void {
+  checkReference('name', `${imageName}:latest`);
+  checkReference('tag', `${imageName}:${imageTag}`);
+}
+
+function checkReference(place: string, text: string): void {
   try {
-    splitImageName(`${imageName}:${imageTag}`);
+    splitImageName(text);
   } catch (error) {
-    throw recipeError(['name'], error instanceof RootlayerError ? error.message : String(error), undefined, error);
+    throw recipeError([place], error instanceof RootlayerError ? error.message : String(error), undefined, error);
   }
 }
 

@@ -8,8 +8,8 @@ import { bytesOf } from '../tree/pack.ts';
 import { type FileNode, joined, type Tree, type TreeNode } from '../tree/tree.ts';
 
 /**
- * Writes a tree into an empty directory, as files of the user who calls: modes and times as the tree says, owners not. Throws `E_RECIPE` for devices and
- * pipes.
+ * Writes a tree into an empty directory, as files of the user who calls: modes and times as the tree says, owners not, and so no set-id bits, which would
+ * speak of another owner. Throws `E_RECIPE` for devices and pipes.
  */
 export async function writeTree(tree: Tree, dir: string, signal: AbortSignal): Promise<void> {
   const top = Buffer.from(dir);
@@ -26,10 +26,13 @@ export async function writeTree(tree: Tree, dir: string, signal: AbortSignal): P
   }
   // A directory's mode may forbid writing into it, and each file in it would change its time.
   for (const { path, node } of directories.reverse()) {
-    await chmod(path, node.mode);
+    await chmod(path, node.mode & ~SET_ID);
     await lutimes(path, node.mtimeSec, node.mtimeSec);
   }
 }
+
+/** An archive of somebody's must not make programs that run as the caller. */
+const SET_ID = 0o6000;
 
 async function writeNode(path: Buffer, node: TreeNode, signal: AbortSignal): Promise<void> {
   if (node.type === 'symlink') await symlink(node.target, path);
@@ -41,5 +44,5 @@ async function writeFile(path: Buffer, node: FileNode, signal: AbortSignal): Pro
   await pipeline(Readable.from(bytesOf(node, path, signal), { objectMode: false }), createWriteStream(path, { flags: 'wx', mode: 0o600 }), {
     signal,
   });
-  await chmod(path, node.mode);
+  await chmod(path, node.mode & ~SET_ID);
 }

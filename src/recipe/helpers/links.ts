@@ -62,10 +62,12 @@ const BUNDLE_PLACES = ['etc/ssl/certs/ca-bundle.crt', OWN_BUNDLE, 'etc/pki/tls/c
 function bundleFile(source: string): FileNode {
   try {
     const file = realpathSync(source);
-    const { size } = statSync(file);
+    const found = statSync(file);
+    if (!found.isFile()) throw new Error('it is no file');
+    const { size } = found;
     return { type: 'file', mode: 0o444, uid: 0, gid: 0, mtimeSec: 0, size, source: { kind: 'path', path: Buffer.from(file) } };
   } catch (error) {
-    const why = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    const why = error instanceof Error ? ('code' in error ? String(error.code) : error.message) : String(error);
     throw recipeError(
       ['source'],
       `${JSON.stringify(source)}: ${why}, want a bundle of certificates`,

@@ -1,4 +1,4 @@
-import { createReadStream, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { Scope } from '../../core/scope.ts';
@@ -7,6 +7,7 @@ import { decompressed } from '../archive/outer.ts';
 import { parseArguments } from '../arguments.ts';
 import type { RecipeContext } from '../recipe-context.ts';
 import { recipeError } from '../recipe-error.ts';
+import { filePathSchema } from '../script/args.ts';
 import { spoolLayer } from '../script/layer.ts';
 import { readNodes, scan } from '../tree/contents-scan.ts';
 import { joined, Tree, type TreeEntry } from '../tree/tree.ts';
@@ -14,7 +15,7 @@ import { joined, Tree, type TreeEntry } from '../tree/tree.ts';
 /** What {@link mergeDrvs} takes. */
 export const mergeDrvsArgsSchema = z.strictObject({
   /** Directories, and tar archives (plain, gzip or zstd). */
-  derivations: z.array(z.string().min(1)),
+  derivations: z.array(filePathSchema),
   /** Only the list of paths is wanted. */
   onlyDeps: z.boolean().default(false),
 });
@@ -41,7 +42,7 @@ export async function mergeDrvs(args: MergeDrvsArgs, { note, signal }: Pick<Reci
     const tree = new Tree();
     for (const [at, name] of derivations.entries()) {
       note(`Merging ${name}...`);
-      const entries = kinds[at] ? await entriesOf(name, signal) : scope.use(await unpacked(name, signal)).tree.entries();
+      const entries = kinds[at] ? await entriesOf(name, signal) : scope.use(await unpacked(name, at, signal)).tree.entries();
       for (const entry of entries) if (entry.path.length > 0) put(tree, entry, at);
     }
     return { kind: 'tree', tree, ...release };
@@ -67,11 +68,19 @@ async function entriesOf(name: string, signal: AbortSignal): Promise<TreeEntry[]
   return entries;
 }
 
-function unpacked(name: string, signal: AbortSignal): ReturnType<typeof spoolLayer> {
-  const fd = openSync(path.resolve(name), 'r');
+function unpacked(name: string, at: number, signal: AbortSignal): ReturnType<typeof spoolLayer> {
+  const fd = openArchive(name, at);
   const head = Buffer.alloc(8);
   const compression = compressionOf(head.subarray(0, readSync(fd, head, 0, head.length, 0)));
   return spoolLayer(decompressed(createReadStream('', { fd, start: 0, highWaterMark: 1024 * 1024 }), compression, signal), signal);
+}
+
+/** Opened without blocking, so that a pipe is found out by its kind instead of being waited for. */
+function openArchive(name: string, at: number): number {
+  const fd = openSync(path.resolve(name), constants.O_RDONLY | constants.O_NONBLOCK);
+  if (fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  throw recipeError(['derivations', at], `${JSON.stringify(name)}: it is a device, pipe or socket, want a directory or an archive`);
 }
 
 function put(tree: Tree, { path: at, node }: TreeEntry, item: number): void {

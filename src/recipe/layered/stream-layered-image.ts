@@ -4,6 +4,7 @@ import { Scope } from '../../core/scope.ts';
 import { goArchitecture } from '../../store/platform.ts';
 import { type BaseImage, type BaseLayer, openBaseImage } from '../archive/base-archive.ts';
 import { parseArguments } from '../arguments.ts';
+import { checkName } from '../build/build-image-archive.ts';
 import type { RecipeContext } from '../recipe-context.ts';
 import { measured } from '../tree/pack-stream.ts';
 import type { Tree } from '../tree/tree.ts';
@@ -41,6 +42,7 @@ const NOTHING_MORE: LayeredExtras = { trees: async () => [], ignored: new Set() 
 /** {@link streamLayeredImage} with checked arguments, and more. */
 export async function layeredWith(args: LayeredArgs, extras: LayeredExtras, context: RecipeContext): Promise<LayeredImage> {
   checkMaxLayers(args.maxLayers);
+  if (args.repoTag === null) checkName(args.name.toLowerCase(), args.tag ?? 'latest');
   const scope = new Scope();
   try {
     const base = await openBase(args, context);

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { RootlayerError } from '../../core/errors.ts';
 import { parseStrictJson } from '../../core/strict-json.ts';
 import { recipeError } from '../recipe-error.ts';
@@ -13,10 +13,11 @@ export async function readBaseJson(baseJson: string | Record<string, unknown>): 
 
 async function readBytes(file: string): Promise<Buffer> {
   try {
-    return await readFile(file);
+    if ((await stat(file)).isFile()) return await readFile(file);
   } catch (error) {
     throw recipeError(['baseJson'], `there is no file ${JSON.stringify(file)} that you may read`, undefined, error);
   }
+  throw recipeError(['baseJson'], `${JSON.stringify(file)} is no file`);
 }
 
 function parsed(bytes: Buffer): unknown {

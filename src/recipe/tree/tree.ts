@@ -154,8 +154,11 @@ const EMPTY = Buffer.alloc(0);
 const SLASH = 0x2f;
 const SLASH_BYTES = Buffer.from('/');
 
+/** What is no directory never has any: images have many files, and each map takes room. */
+const NO_CHILDREN: Map<string, Place> = new Map();
+
 function place(node: TreeNode): Place {
-  return { node, children: new Map() };
+  return { node, children: node.type === 'directory' ? new Map() : NO_CHILDREN };
 }
 
 function sortedNames(at: Place | undefined): string[] {

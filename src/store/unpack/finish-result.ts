@@ -21,8 +21,8 @@ import type { LateAttributes, LateNode, LateWork } from './result-protocol.ts';
 import { openDirectory } from './staging-dirs.ts';
 import { applyXattrBy } from './xattr-policy.ts';
 
-/** So many files are done before others get their turn on the daemon's only thread. */
-const BATCH = 256;
+/** Others get their turn on the daemon's only thread after so long: a file with a deep path can take a hundred times as long as another. */
+const TURN_MS = 10;
 
 /**
  * Does, as root of the host, what a confined worker has left of a guest's result: devices, owners above 65535, marks of overlayfs and default lists.
@@ -37,8 +37,12 @@ export async function finishResult(upperFd: number, { nodes, attributes }: LateW
 }
 
 async function eachOf<T>(list: readonly T[], work: (item: T) => void, signal: AbortSignal): Promise<void> {
-  for (const [index, item] of list.entries()) {
-    if (index % BATCH === BATCH - 1) await setImmediate();
+  let begin = performance.now();
+  for (const item of list) {
+    if (performance.now() - begin > TURN_MS) {
+      await setImmediate();
+      begin = performance.now();
+    }
     signal.throwIfAborted();
     work(item);
   }

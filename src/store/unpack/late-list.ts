@@ -3,8 +3,9 @@ import { pathError } from './entry-path.ts';
 import type { LateAttributes, LateNode, LateWork } from './result-protocol.ts';
 import { MAX_WORKER_ID } from './result-xattrs.ts';
 
-/** Keeps the list well below what one message of a worker can carry. */
-const MAX_BYTES = 20 * 1024 * 1024;
+const MIB = 1024 * 1024;
+/** The daemon's only thread parses the list in one go: so much takes it some tens of milliseconds. */
+const MAX_BYTES = 4 * MIB;
 /** The words around a path or a value. */
 const RECORD_BYTES = 160;
 
@@ -57,7 +58,8 @@ export class LateList {
   #count(entry: TarEntry, bytes: number): void {
     this.#bytes += RECORD_BYTES + bytes * 1.4;
     if (this.#bytes <= MAX_BYTES) return;
-    const why = 'there are too many devices, owners above 65535 and directories with marks or lists up to it';
+    const what = 'devices, owners above 65535 and directories with marks of overlayfs or default access lists';
+    const why = `up to it, the list of ${what} is longer than ${MAX_BYTES / MIB} MiB`;
     throw pathError('E_LIMIT_RESULT', entry.name, why);
   }
 }

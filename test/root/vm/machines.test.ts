@@ -45,9 +45,10 @@ const cgroups = CgroupManager.open(`vm-machines-${process.pid}`, false);
 cgroups.removeLeftovers();
 let count = 0;
 
-function open(): VirtualMachines {
+function open(emulation: 'allow' | 'refuse' = 'allow'): VirtualMachines {
   return VirtualMachines.open({
     directory: vmDir,
+    emulation,
     findGuest: async (signal) => await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(vmDir, 'image') }, signal),
     takeSeat: async (limits) => {
       const cgroup = cgroups.create(`seat-${count++}`, limits);
@@ -90,6 +91,23 @@ function openScratch(): number {
   return fd;
 }
 
+function jobOf(script: string, scratchFd: number, cgroup: VmJob['cgroup']): Omit<VmJob, 'onOutput'> {
+  return {
+    id: 'test',
+    lowerFds: [lower],
+    filesFd: null,
+    scratchFd,
+    script: Buffer.from(script),
+    program: { candidates: [['/bin/sh', '-e', '/dev/rootlayer/script']], env: { PATH: '/bin', GREETING: 'hello' } },
+    limits: LIMITS,
+    hostname: 'rootlayer',
+    terminal: null,
+    uid: UID + count,
+    cgroup,
+    maxResultBytes: 64 * MIB,
+  };
+}
+
 type Ran = { end: VmEnd; stdout: string; stderr: string; members: string[]; run: VmRun };
 type Options = { terminal?: VmJob['terminal']; during?: (run: VmRun, told: { stdout: string; stderr: string }) => Promise<void> };
 
@@ -99,18 +117,8 @@ async function run(script: string, { terminal = null, during }: Options = {}): P
   const told = { stdout: '', stderr: '' };
   const started = machines.start(
     {
-      id: 'test',
-      lowerFds: [lower],
-      filesFd: null,
-      scratchFd,
-      script: Buffer.from(script),
-      program: { candidates: [['/bin/sh', '-e', '/dev/rootlayer/script']], env: { PATH: '/bin', GREETING: 'hello' } },
-      limits: LIMITS,
-      hostname: 'rootlayer',
+      ...jobOf(script, scratchFd, cgroup),
       terminal,
-      uid: UID + count,
-      cgroup,
-      maxResultBytes: 64 * MIB,
       onOutput: (stream, bytes) => {
         told[stream] += bytes.toString('latin1');
       },
@@ -148,6 +156,19 @@ t.test('status() boots a guest once, and remembers it', async (t) => {
   await using again = open();
   t.same(await again.status(LIMITS, signal), status);
   t.equal(statSync(join(vmDir, 'templates', name)).ino, before.ino);
+});
+
+t.test('start() refuses emulation where the policy does, also when it shows only now', async (t) => {
+  const status = await machines.status(LIMITS, signal);
+  if (!status.ok || status.acceleration === 'kvm') return;
+  await using strict = open('refuse');
+  const scratchFd = openScratch();
+  const cgroup = cgroups.create(`job-${count++}`, vmCgroupLimits(LIMITS));
+  const job = strict.start({ ...jobOf('true', scratchFd, cgroup), onOutput: () => {} }, signal);
+  t.match(await job.ended, { kind: 'failed', error: { code: 'E_FORBIDDEN', message: /policy refuses/ } });
+  await job.released;
+  await cgroup[Symbol.asyncDispose]();
+  closeSync(scratchFd);
 });
 
 /** Descriptors of this process once all is there that the first job needs. */
@@ -188,7 +209,7 @@ t.test('a terminal takes input and a new size', async (t) => {
   const ran = await run('stty size; cat; stty size', {
     terminal: { rows: 30, columns: 100 },
     during: async (run, told) => {
-      await until('the first size', () => told.stdout.includes('30 100'));
+      await until('the first size', () => told.stdout.includes('30 100\r\n'));
       run.resize(40, 120);
       await run.input(Buffer.from('typed\n'));
       await until('the echo', () => told.stdout.includes('typed\r\ntyped\r\n'));

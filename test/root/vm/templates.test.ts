@@ -106,7 +106,12 @@ t.test('an abort ends the making of a state', async (t) => {
 
 t.test('status() tells what is missing, and what to do', async (t) => {
   const missing = new RootlayerError('E_MISSING_FEATURE', 'Cannot find a kernel', { hint: 'Fetch one.' });
-  await using machines = VirtualMachines.open({ directory: join(dir, 'none'), findGuest: async () => Promise.reject(missing), takeSeat });
+  await using machines = VirtualMachines.open({
+    directory: join(dir, 'none'),
+    emulation: 'allow',
+    findGuest: async () => Promise.reject(missing),
+    takeSeat,
+  });
   t.same(await machines.status({ memoryBytes: 1024 ** 3, cpus: 1 }, signal), {
     ok: false,
     lacked: 'Cannot find a kernel',

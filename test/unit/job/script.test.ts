@@ -2,7 +2,7 @@ import { writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { jobRequestSchema } from '../../../src/core/job.ts';
-import { chooseIsolation } from '../../../src/isolation/choose.ts';
+import { chooseIsolation, isolationWarning, settleIsolation } from '../../../src/isolation/choose.ts';
 import { scriptCandidates } from '../../../src/isolation/job-files.ts';
 import { JobOutput } from '../../../src/job/output.ts';
 
@@ -55,6 +55,16 @@ t.test('chooseIsolation() takes a virtual machine by itself only where KVM makes
   t.match(auto(EMULATED), { used: 'userns', refused: [{ isolation: 'vm', lacked: /no security boundary: there is no \/dev\/kvm/ }] });
   t.match(auto(UNTRIED), { used: 'userns', refused: [{ isolation: 'vm', lacked: /doctor --vm/ }] });
   t.match(auto(KVM, { network: 'host' }), { used: 'userns', refused: [{ isolation: 'vm', lacked: /no network/ }] });
+  t.end();
+});
+
+t.test('settleIsolation() tells the truth once the machine runs', (t) => {
+  const known = { used: 'vm', why: 'x', boundary: 'hardware', refused: [] } as const;
+  t.match(settleIsolation({ ...known, refused: [] }, 'tcg'), { boundary: 'none', why: /no longer/ });
+  t.same(settleIsolation({ ...known, refused: [] }, 'kvm'), known);
+  t.match(settleIsolation({ ...known, boundary: 'none', refused: [] }, 'kvm'), { boundary: 'hardware', why: 'asked for; KVM' });
+  t.match(isolationWarning({ ...known, boundary: 'none', refused: [] }), /no security boundary/);
+  t.equal(isolationWarning({ ...known, refused: [] }), null);
   t.end();
 });
 

@@ -48,6 +48,7 @@ t.test('caCertificates() has the bundle at three places', async (t) => {
   t.equal(readFileSync(path.join(dir, 'own/etc/ssl/certs/ca-certificates.crt'), 'utf8'), 'a certificate\n');
   t.equal(readlinkSync(path.join(dir, 'own/etc/pki/tls/certs/ca-bundle.crt')), '/etc/ssl/certs/ca-certificates.crt');
   t.throws(() => caCertificates({ source: '/none' }), { code: 'E_RECIPE', message: /^Cannot use recipe: \/source: "\/none": ENOENT/ });
+  t.throws(() => caCertificates({ source: dir }), { code: 'E_RECIPE', message: /^Cannot use recipe: \/source: .*: it is no file/ });
 });
 
 t.test('shadowSetup() makes what is missing, and leaves shadow alone where there is a passwd', async (t) => {
@@ -107,6 +108,34 @@ t.test('mergeDrvs() merges directories and archives, the later over the earlier'
   t.equal(readlinkSync(`${out}/bin/link`), 'tool');
   t.equal(readFileSync(`${out}/plain.txt`, 'utf8'), 'plain.tar');
   t.equal(readFileSync(`${out}/packe.txt`, 'utf8'), 'packed.tar.gz');
+});
+
+t.test('mergeDrvs() waits for no pipe, and reads no device', async (t) => {
+  const pipe = path.join(temporary(t), 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const name of [pipe, '/dev/null']) {
+    await t.rejects(mergeDrvs({ derivations: [name] }, quietContext()), {
+      code: 'E_RECIPE',
+      message: `Cannot use recipe: /derivations/0: "${name}": it is a device, pipe or socket, want a directory or an archive`,
+    });
+  }
+});
+
+t.test('writeTree() makes no set-id programs: an archive may be of somebody else', async (t) => {
+  const dir = temporary(t);
+  const from = made(dir, 'from');
+  writeFileSync(`${from}/tool`, 'x');
+  chmodSync(`${from}/tool`, 0o6755);
+  chmodSync(from, 0o755);
+  made(from, 'shared');
+  chmodSync(`${from}/shared`, 0o3775);
+  execFileSync('tar', ['-cf', path.join(dir, 'a.tar'), '-C', from, '.']);
+  await using merged = await mergeDrvs({ derivations: [path.join(dir, 'a.tar')] }, quietContext());
+  const tree = merged.kind === 'tree' ? merged.tree : new Tree();
+  t.equal(tree.lookup(Buffer.from('tool'))?.mode, 0o6755);
+  await writeTree(tree, made(dir, 'out'), signal());
+  t.equal(lstatSync(path.join(dir, 'out/tool')).mode & 0o7777, 0o755);
+  t.equal(lstatSync(path.join(dir, 'out/shared')).mode & 0o7777, 0o1775);
 });
 
 t.test('mergeDrvs() gives the list alone with onlyDeps, and names what is not there', async (t) => {

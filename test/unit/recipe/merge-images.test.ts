@@ -103,6 +103,10 @@ t.test('mergeImages() says which input is no image, and what is wrong with its a
   const text = path.join(scratch(t), 'text');
   writeFileSync(text, 'no archive');
   await t.rejects(mergeImages({ images: [text] }, { signal }), { message: /Cannot use image ".*text": cannot read/ });
+  const huge = writeMembers(path.join(scratch(t), 'huge.tar'), [['manifest.json', Buffer.alloc(4 * 1024 * 1024 + 1, ' ')]]);
+  const tooLarge = { code: 'E_MANIFEST', message: 'Cannot read manifest.json: it has 4194305 bytes, want at most 4194304' };
+  await t.rejects(mergeImages({ images: [huge], compat: 'seed' }, { signal }), tooLarge);
+  await t.rejects(mergeImages({ images: ['a\0b'] }, { signal }), { message: 'Cannot use recipe: /images/0: want no NUL byte' });
   const wrong = { images: 'a' } as unknown as MergeImagesArgs;
   await t.rejects(mergeImages(wrong, { signal }), { code: 'E_RECIPE', message: 'Cannot use recipe: /images: it is a string, want a list' });
 });

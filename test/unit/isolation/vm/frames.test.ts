@@ -52,13 +52,14 @@ t.test('windowFrame() has rows and columns', async (t) => {
   t.same([...windowFrame(24, 300)], [0x57, 4, 0, 0, 0, 24, 0, 44, 1]);
 });
 
-t.test('mergeOutput() joins neighbours of one stream and keeps the order', async (t) => {
+t.test('mergeOutput() joins what came together of each stream and of the result, and keeps the order of the rest', async (t) => {
   const output = (stream: 'stdout' | 'stderr', text: string): GuestEvent => ({ kind: 'output', stream, bytes: Buffer.from(text) });
+  const result = (text: string): GuestEvent => ({ kind: 'result', bytes: Buffer.from(text) });
   const events: GuestEvent[] = [
-    ...[output('stdout', 'a'), output('stdout', 'b'), output('stderr', 'c'), output('stdout', 'd')],
-    { kind: 'whole' },
-    output('stdout', 'e'),
+    ...[output('stdout', 'a'), output('stderr', 'c'), output('stdout', 'b'), output('stderr', 'd')],
+    ...[{ kind: 'error', step: 'x', errno: 'EIO' } as const, result('1'), result('2'), { kind: 'whole' } as const],
   ];
-  const merged = [...mergeOutput(events)].map((event) => (event.kind === 'output' ? `${event.stream} ${event.bytes}` : event.kind));
-  t.same(merged, ['stdout ab', 'stderr c', 'stdout d', 'whole', 'stdout e']);
+  const told = (event: GuestEvent): string =>
+    event.kind === 'output' ? `${event.stream} ${event.bytes}` : event.kind === 'result' ? `result ${event.bytes}` : event.kind;
+  t.same([...mergeOutput(events)].map(told), ['stdout ab', 'stderr cd', 'error', 'result 12', 'whole']);
 });

@@ -56,9 +56,9 @@ t.test('qemuCommand() gives the same devices to a machine that boots and to one 
   const restored = qemuCommand(SHAPE, 'tcg', FDS, { kind: 'restore', stateFd: 7 });
   t.same(values(booted, '-device'), values(restored, '-device'));
   t.same(values(booted, '-device'), [
-    'virtio-blk-device,drive=b0,serial=d0',
-    'virtio-blk-device,drive=b1,serial=d1',
-    'virtio-blk-device,drive=b2,serial=d2',
+    'virtio-blk-device,drive=b0,serial=d0,werror=report,rerror=report',
+    'virtio-blk-device,drive=b1,serial=d1,werror=report,rerror=report',
+    'virtio-blk-device,drive=b2,serial=d2,werror=report,rerror=report',
     'virtio-serial-device',
     'virtserialport,chardev=control,name=rootlayer',
   ]);
