@@ -59,17 +59,33 @@ export function parseReferences(references: References): ReferenceGraph {
  */
 export function closureOf(graph: ReferenceGraph, roots: readonly string[], storeDir: string): ReferenceGraph {
   const found = new Map<string, ReferenceNode>();
-  const visit = (name: string, trail: readonly string[]): void => {
-    if (trail.includes(name)) throw recipeError(['references'], `${quote(name)} refers to itself by way of ${quote(trail.at(-1) ?? '')}`);
-    if (found.has(name)) return;
-    if (storePathOf(name, storeDir) !== name) throw outside(name, trail, storeDir);
-    const node = graph.get(name) ?? nodeOf(name, { references: [] });
-    for (const reference of node.references) visit(reference, [...trail, name]);
-    found.set(name, node);
+  // Those that are being looked at, outermost first. No recursion: a chain can be longer than the stack of calls.
+  const trail = new Set<string>();
+  const enter = (name: string): Visit | null => {
+    if (trail.has(name)) throw recipeError(['references'], `${quote(name)} refers to itself by way of ${quote([...trail].at(-1) ?? '')}`);
+    if (found.has(name)) return null;
+    if (storePathOf(name, storeDir) !== name) throw outside(name, [...trail], storeDir);
+    trail.add(name);
+    return { name, node: graph.get(name) ?? nodeOf(name, { references: [] }), next: 0 };
   };
-  for (const root of roots) visit(root, []);
+  for (const root of roots) {
+    const open = [enter(root)];
+    for (let visit = open.at(-1); visit !== undefined && visit !== null; visit = open.at(-1)) {
+      const reference = visit.node.references[visit.next];
+      visit.next += 1;
+      const below = reference === undefined ? null : enter(reference);
+      if (below !== null) open.push(below);
+      if (reference !== undefined) continue;
+      open.pop();
+      trail.delete(visit.name);
+      found.set(visit.name, visit.node);
+    }
+  }
   return new Map([...found].sort(([a], [b]) => compareText(a, b)));
 }
+
+/** How far a path's references have been looked at. */
+type Visit = { readonly name: string; readonly node: ReferenceNode; next: number };
 
 /** Gives the path right below the store directory that a path lies in or is; null for what lies elsewhere. */
 export function storePathOf(name: string, storeDir: string): string | null {

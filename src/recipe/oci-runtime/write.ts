@@ -14,6 +14,7 @@ import {
   writeSync,
 } from 'node:fs';
 import process from 'node:process';
+import { RootlayerError } from '../../core/errors.ts';
 import { escapeName } from '../../core/names.ts';
 import type { RecipeContext } from '../recipe-context.ts';
 import { recipeError } from '../recipe-error.ts';
@@ -45,6 +46,17 @@ function topMode({ ids }: Bundle): number {
   return ids.uidMappings === null || process.geteuid?.() !== 0 ? 0o700 : 0o711;
 }
 
+/** False where the file has all the links that its filesystem allows: the next one begins with a copy. */
+function isLinked(first: Buffer, target: Buffer): boolean {
+  try {
+    linkSync(first, target);
+    return true;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EMLINK') return false;
+    throw error;
+  }
+}
+
 class BundleWriter {
   readonly #bundle: Bundle;
   readonly #top: Buffer;
@@ -63,8 +75,8 @@ class BundleWriter {
   async add(at: Buffer, node: TreeNode, signal: AbortSignal): Promise<void> {
     const target = joined(this.#top, at);
     const first = this.#links.get(node);
-    if (first !== undefined) linkSync(first, target);
-    else if (node.type === 'directory') this.#directory(target, at, node);
+    if (first !== undefined && isLinked(first, target)) return;
+    if (node.type === 'directory') this.#directory(target, at, node);
     else if (node.type === 'file') await this.#file(target, at, node, signal);
     else if (node.type === 'symlink') this.#symlink(target, at, node);
     else if (node.type === 'fifo') await this.#fifo(target, at, node);
@@ -78,7 +90,7 @@ class BundleWriter {
       const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
       try {
         fchmodSync(fd, node.mode);
-        await this.#setAttributes(fd, node);
+        await this.#setAttributes(fd, path, node);
         futimesSync(fd, node.mtimeSec, node.mtimeSec);
       } finally {
         closeSync(fd);
@@ -111,7 +123,7 @@ class BundleWriter {
       this.#own(at, node, (uid, gid) => fchownSync(fd, uid, gid));
       // After the owner: a change of it takes the set-id bits and capabilities away.
       fchmodSync(fd, node.mode);
-      await this.#setAttributes(fd, node);
+      await this.#setAttributes(fd, at, node);
       futimesSync(fd, node.mtimeSec, node.mtimeSec);
     } finally {
       closeSync(fd);
@@ -150,7 +162,7 @@ class BundleWriter {
   }
 
   /** Capabilities and access control lists speak of the host's ids, so in a user namespace they mean nothing. */
-  async #setAttributes(fd: number, node: TreeNode): Promise<void> {
+  async #setAttributes(fd: number, at: Buffer, node: TreeNode): Promise<void> {
     if (node.xattrs === undefined || node.xattrs.length === 0) return;
     if (!this.#isRoot || this.#bundle.ids.uidMappings !== null) {
       this.#attributes += 1;
@@ -158,8 +170,18 @@ class BundleWriter {
     }
     const { setXattrFd } = await loadLibc();
     const wanted = node.xattrs.filter(({ name }) => ATTRIBUTES.test(name.toString('latin1')));
-    for (const { name, value } of wanted) setXattrFd(fd, name, value);
+    for (const { name, value } of wanted) namingFile(at, () => setXattrFd(fd, name, value));
     if (wanted.length < node.xattrs.length) this.#attributes += 1;
+  }
+}
+
+/** A system call's own error knows a descriptor alone. */
+function namingFile(at: Buffer, work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    if (!(error instanceof RootlayerError)) throw error;
+    throw new RootlayerError(error.code, `Cannot write "${escapeName(at)}": ${error.message}`, { cause: error });
   }
 }
 

@@ -1,5 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -119,6 +130,18 @@ t.test('mergeDrvs() waits for no pipe, and reads no device', async (t) => {
       message: `Cannot use recipe: /derivations/0: "${name}": it is a device, pipe or socket, want a directory or an archive`,
     });
   }
+});
+
+t.test('writeTree() keeps hard links: many links to a large file take its room once', async (t) => {
+  const dir = temporary(t);
+  const from = made(dir, 'from');
+  writeFileSync(`${from}/a`, 'x');
+  for (const name of ['b', 'c']) linkSync(`${from}/a`, `${from}/${name}`);
+  execFileSync('tar', ['-cf', path.join(dir, 'a.tar'), '-C', from, '.']);
+  await using merged = await mergeDrvs({ derivations: [path.join(dir, 'a.tar')] }, quietContext());
+  await writeTree(merged.kind === 'tree' ? merged.tree : new Tree(), made(dir, 'out'), signal());
+  const inodes = ['a', 'b', 'c'].map((name) => lstatSync(path.join(dir, 'out', name)).ino);
+  t.equal(new Set(inodes).size, 1);
 });
 
 t.test('writeTree() makes no set-id programs: an archive may be of somebody else', async (t) => {

@@ -62,6 +62,12 @@ t.test('closureOf() gives what the roots need and no more, in the order of the p
   t.strictSame([...closureOf(graph, [], '/nix/store').keys()], []);
 });
 
+t.test('closureOf() follows a chain that is longer than the stack of calls', async (t) => {
+  const name = (n: number): string => `/nix/store/${String(n).padStart(6, '0')}`;
+  const chain = Object.fromEntries(Array.from({ length: 30_000 }, (_link, n) => [name(n), [name(n + 1)]]));
+  t.equal(closureOf(parseReferences(chain), [name(0)], '/nix/store').size, 30_001);
+});
+
 t.test('closureOf() refuses a member outside the store directory, and a circle', async (t) => {
   t.throws(() => closureOf(parseReferences({ [A]: ['/opt/x'] }), [A], '/nix/store'), {
     code: 'E_RECIPE',
