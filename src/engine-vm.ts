@@ -56,7 +56,7 @@ export function assembleVm(parts: EngineVmParts, scope: Scope): EngineVm {
     parts: {
       cgroupLimits: vmCgroupLimits,
       openDisks: async (layers, plainFd, progress, signal) => await disks.open(layers, plainFd, progress, signal),
-      packDisk: async (root, _label, signal) => await packDisk(directory, root, signal),
+      packDisk: async (root, signal) => await packDisk(directory, root, signal),
       start: (job, signal) => machines.start(job, signal),
       startResultWorker: async ({ maps }, signal) => await startWorker(unpackWorkerKind(maps.base), [], signal),
       unpackResult: async (tarFd, upper, { maps }, worker, progress, signal) =>

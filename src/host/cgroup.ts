@@ -25,6 +25,8 @@ export interface Cgroup extends AsyncDisposable {
   readonly directoryFd: number | null;
   kill(): void;
   usage(): CgroupUsage;
+  /** Sets another limit of cpu time, in cores. */
+  limitCpus(cpus: number): void;
 }
 
 type Controller = 'memory' | 'pids' | 'cpu' | 'cpuacct';
@@ -125,6 +127,14 @@ class JobCgroup implements Cgroup {
     for (const path of this.#paths.values()) killAll(path);
   }
 
+  limitCpus(cpus: number): void {
+    for (const [hierarchy, path] of this.#paths) {
+      if (!hierarchy.controllers.includes('cpu')) continue;
+      const [file, value] = cpuLimit(hierarchy, cpus);
+      writeFileSync(join(path, file), value);
+    }
+  }
+
   usage(): CgroupUsage {
     const of = (controller: Controller): [Hierarchy, string] | null =>
       [...this.#paths].find(([hierarchy]) => hierarchy.controllers.includes(controller)) ?? null;
@@ -155,7 +165,6 @@ class JobCgroup implements Cgroup {
 }
 
 function setLimits(hierarchy: Hierarchy, path: string, limits: CgroupLimits): void {
-  const quota = Math.max(1000, Math.round(limits.cpus * 100_000));
   const wanted: [Controller, string, string][] =
     hierarchy.version === 2
       ? [
@@ -163,13 +172,13 @@ function setLimits(hierarchy: Hierarchy, path: string, limits: CgroupLimits): vo
           ['memory', 'memory.swap.max', '0'],
           ['memory', 'memory.oom.group', '1'],
           ['pids', 'pids.max', String(limits.pids)],
-          ['cpu', 'cpu.max', `${quota} 100000`],
+          ['cpu', ...cpuLimit(hierarchy, limits.cpus)],
         ]
       : [
           ['memory', 'memory.limit_in_bytes', String(limits.memoryBytes)],
           ['memory', 'memory.memsw.limit_in_bytes', String(limits.memoryBytes)],
           ['pids', 'pids.max', String(limits.pids)],
-          ['cpu', 'cpu.cfs_quota_us', String(quota)],
+          ['cpu', ...cpuLimit(hierarchy, limits.cpus)],
         ];
   for (const [controller, file, value] of wanted) {
     if (!hierarchy.controllers.includes(controller)) continue;
@@ -178,6 +187,12 @@ function setLimits(hierarchy: Hierarchy, path: string, limits: CgroupLimits): vo
     if (/swap|memsw/.test(file) && !existsSync(target)) continue;
     writeFileSync(target, value);
   }
+}
+
+/** The file, and what it is to say. */
+function cpuLimit(hierarchy: Hierarchy, cpus: number): [file: string, value: string] {
+  const quota = Math.max(1000, Math.round(cpus * 100_000));
+  return hierarchy.version === 2 ? ['cpu.max', `${quota} 100000`] : ['cpu.cfs_quota_us', String(quota)];
 }
 
 function readText(path: string): string | null {

@@ -60,7 +60,7 @@ export type VmParts = {
   /** Read-only EROFS images of the layers, topmost first, with the store's ids shown as plain ones by the namespace of `plainFd`. The caller closes them. */
   openDisks(layers: BaseLayer[], plainFd: number, progress: Progress, signal: AbortSignal): Promise<number[]>;
   /** A read-only EROFS image of a directory with plain ids. The caller closes it. */
-  packDisk(directoryFd: number, label: string, signal: AbortSignal): Promise<number>;
+  packDisk(directoryFd: number, signal: AbortSignal): Promise<number>;
   start(job: VmJob, signal: AbortSignal): VmRun;
   /** Starts the worker that will unpack a result, as root of the range; whoever asked disposes it. */
   startResultWorker(range: RangeLease, signal: AbortSignal): Promise<Worker>;

@@ -20,6 +20,8 @@ import { LimitWatch, type ReachedLimit } from './watch.ts';
 
 const FILES_LIMITS = { diskBytes: 320 * 1024 * 1024, inodes: 65_536 };
 const SIGKILL = 9;
+/** While it starts, QEMU's own threads and the guest's processor work side by side, and nothing of the job has run: held back, it takes a quarter longer. */
+const STARTING_CPUS = 1;
 /** More than a layer may have, since the headers of a result take more room; what is in it is limited by its reader. */
 const MAX_RESULT_BYTES = 10 * 1024 ** 3;
 
@@ -47,7 +49,8 @@ export class VirtualMachineRun {
   async run(signal: AbortSignal): Promise<Outcome> {
     signal.throwIfAborted();
     const range = this.#scope.use(await this.#parts.takeRange(signal));
-    const cgroup = this.#scope.use(this.#parts.cgroups.create(this.#job.id, this.#parts.vm.cgroupLimits(this.#job.request.limits)));
+    const bounds = this.#parts.vm.cgroupLimits(this.#job.request.limits);
+    const cgroup = this.#scope.use(this.#parts.cgroups.create(this.#job.id, { ...bounds, cpus: bounds.cpus + STARTING_CPUS }));
     const machine = await this.#start(range, cgroup, signal);
     const ran = await this.#runScript(machine, cgroup, range, signal);
     if (ran.error !== null) return { ...ran.outcome, layer: null, error: ran.error, timingsMs: this.#timings(machine) };
@@ -112,7 +115,7 @@ export class VirtualMachineRun {
     const upper = await this.#parts.uppers.create(FILES_LIMITS, range.maps.upperFd, `${id}-files`);
     try {
       await this.#parts.extractContext(contextId, 'files', { directory: upper.upperDirFd, lower: null }, range.maps.base, signal);
-      return this.#keep(await this.#parts.vm.packDisk(upper.plainDirFd, id, signal));
+      return this.#keep(await this.#parts.vm.packDisk(upper.plainDirFd, signal));
     } finally {
       await upper.close();
     }
@@ -157,6 +160,7 @@ export class VirtualMachineRun {
 
   #beginWatch(machine: VmRun, cgroup: Cgroup): void {
     this.#stages.next('run');
+    cgroup.limitCpus(this.#job.request.limits.cpus);
     if (this.#job.request.terminal !== null) {
       this.#job.onTerminal({ write: (bytes) => machine.input(bytes), resize: ({ rows, columns }) => machine.resize(rows, columns) });
     }

@@ -111,5 +111,9 @@ export class DiskFiles {
 /** Whether a file has the size that its superblock tells: what was cut, emptied or overwritten at its beginning is told, other damage is not looked for. */
 function isWhole(fd: number): boolean {
   const block = Buffer.alloc(BLOCK_BYTES);
-  return readSync(fd, block, 0, BLOCK_BYTES, 0) === BLOCK_BYTES && imageBytes(block) === statFd(fd).size;
+  try {
+    return readSync(fd, block, 0, BLOCK_BYTES, 0) === BLOCK_BYTES && imageBytes(block) === statFd(fd).size;
+  } catch {
+    return false; // a medium that fails; another place may do
+  }
 }

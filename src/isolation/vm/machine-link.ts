@@ -4,8 +4,8 @@ import { RootlayerError, toRootlayerError } from '../../core/errors.ts';
 import { close, makeSocketPair } from '../../host/libc.ts';
 import type { Jail } from './jail.ts';
 import { type Acceleration, qemuCommand, readTscKhz, threadLimit, type VmShape } from './machine.ts';
-import { crashError, HandOver, type Qemu, startQemu } from './qemu.ts';
 import { openAgain } from './nameless-file.ts';
+import { crashError, HandOver, type Qemu, startQemu } from './qemu.ts';
 import { type GuestEvent, StreamReader } from './stream-reader.ts';
 import type { VmSeat } from './types.ts';
 

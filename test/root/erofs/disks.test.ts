@@ -1,4 +1,4 @@
-import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { hexOf } from '../../../src/core/digest.ts';
@@ -194,6 +194,35 @@ t.test('Store.recover() deletes disks that are unfinished or of no listed layer'
     t.same(await store.recover(), { deleted: 0, missing: [] });
   });
   t.ok(before.equals(readFileSync(disk(kept))));
+});
+
+t.test('Disks.open() makes an image anew that is damaged', async (t) => {
+  const dir = scratchFor(t);
+  const disk = (): string => path.join(dir, 'state/disks', disksIn(dir).find((name) => name.endsWith('.erofs')) ?? '');
+  await withStore(t, dir, async (store) => {
+    for (const layers of [[BOTTOM], manyLayers(17)]) {
+      await using lease = await importLayers(store, dir, `i${layers.length}`, layers);
+      const { disks, workers } = openDisks(store);
+      const open = async (): Promise<void> => {
+        for (const fd of await disks.open(topmostFirst(lease), plainFd, null, LIVE)) closeSync(fd);
+      };
+      await open();
+      const whole = readFileSync(disk());
+      const otherwise = Buffer.from(whole);
+      otherwise.writeUInt8(0x55, 1024 + 100);
+      for (const damaged of [Buffer.alloc(0), whole.subarray(0, -4096), Buffer.alloc(whole.length), otherwise]) {
+        chmodSync(disk(), 0o600);
+        writeFileSync(disk(), damaged);
+        await open();
+        t.ok(whole.equals(readFileSync(disk())));
+      }
+      t.equal(workers(), 5);
+      store.removeImage(1000, `i${layers.length}:1`);
+      await lease[Symbol.asyncDispose]();
+      await store.collect();
+      t.same(disksIn(dir), []);
+    }
+  });
 });
 
 t.test('Disks.open() gives up all images when one fails, and leaves nothing of that one', async (t) => {

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
@@ -23,7 +23,16 @@ t.test('findVmFeatures() starts nothing', async (t) => {
 
 t.test('tryVmFeatures() boots a guest, and what it found is known from then on', async (t) => {
   const directory = join(dir, 'vm');
+  // What a running engine of another version uses.
+  const others = ['guest-other', 'new-guest-other', 'qemu-root-other'];
+  for (const name of others) mkdirSync(join(directory, name), { recursive: true });
   const tried = await tryVmFeatures(directory, signal);
+  t.same(
+    readdirSync(directory)
+      .filter((name) => name.endsWith('-other'))
+      .sort(),
+    others,
+  );
   t.match(tried[2], { name: 'vm-acceleration', detail: /boundary/ });
   t.same(findVmFeatures(directory), tried);
   const { mtimeMs } = statSync(join(directory, 'templates'));

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
@@ -20,7 +20,7 @@ function filesBelow(path: string): string[] {
 }
 
 t.test('openJail() makes a root with QEMU, what it loads, and nothing else', async (t) => {
-  const jail = await openJail(dir, signal);
+  const jail = await openJail(dir, true, signal);
   const files = filesBelow(jail.path);
   const others = files.filter((file) => !/\.so(\.|$)/.test(file));
   t.same(
@@ -40,20 +40,39 @@ t.test('openJail() makes a root with QEMU, what it loads, and nothing else', asy
 });
 
 t.test('openJail() makes one in which QEMU runs, without /proc', async (t) => {
-  const { path } = await openJail(dir, signal);
+  const { path } = await openJail(dir, true, signal);
   const ran = spawnSync('/usr/sbin/chroot', [path, QEMU_PROGRAM, '-accel', 'help'], { encoding: 'utf8' });
   t.equal(ran.status, 0, ran.stderr);
   t.match(ran.stdout, /tcg/, 'emulation is there');
 });
 
 t.test('openJail() takes the one that is there, and makes another when it is gone; others go', async (t) => {
-  const first = await openJail(dir, signal);
+  const first = await openJail(dir, true, signal);
   const { ino } = statSync(first.path);
-  t.same(await openJail(dir, signal), first);
+  t.same(await openJail(dir, true, signal), first);
   t.equal(statSync(first.path).ino, ino);
   rmSync(first.path, { recursive: true });
   mkdirSync(join(dir, 'qemu-root-old'));
   utimesSync(dir, 0, 0);
-  t.same(await openJail(dir, signal), first);
+  t.same(await openJail(dir, true, signal), first);
   t.same(readdirSync(dir), [`qemu-root-${first.key}`]);
+});
+
+t.test('readQemuVersion() asks a program once, and again when it has changed', async (t) => {
+  const other = mkdtempSync(join(tmpdir(), 'vm-version-'));
+  t.teardown(() => rmSync(other, { recursive: true }));
+  const program = join(other, 'qemu');
+  const asked = join(other, 'asked');
+  const install = (version: string): void => {
+    writeFileSync(program, `#!/bin/sh\necho x >>${asked}\necho 'QEMU emulator version ${version}'\n`);
+    chmodSync(program, 0o755);
+  };
+  install('1.2.3');
+  t.same([readQemuVersion(program), readQemuVersion(program)], ['1.2.3', '1.2.3']);
+  t.equal(readFileSync(asked, 'utf8'), 'x\n');
+  install('1.2.30');
+  t.equal(readQemuVersion(program), '1.2.30');
+  t.equal(readQemuVersion(), readQemuVersion());
+  rmSync(program);
+  t.throws(() => readQemuVersion(program), { code: 'E_TOOL' });
 });

@@ -3,6 +3,7 @@ import {
   chmodSync,
   closeSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -21,7 +22,7 @@ import t, { type Test } from 'tap';
 import { AGENT, buildGuestImage } from '../../../src/guest/guest-image.ts';
 import { findKernel } from '../../../src/guest/kernel.ts';
 import { CgroupManager } from '../../../src/host/cgroup.ts';
-import { duplicate } from '../../../src/host/libc.ts';
+import { duplicate, seekHole } from '../../../src/host/libc.ts';
 import { vmCgroupLimits } from '../../../src/isolation/vm/machine.ts';
 import { VirtualMachines } from '../../../src/isolation/vm/machines.ts';
 import type { VmEnd, VmJob, VmRun } from '../../../src/isolation/vm/types.ts';
@@ -49,6 +50,7 @@ function open(emulation: 'allow' | 'refuse' = 'allow'): VirtualMachines {
   return VirtualMachines.open({
     directory: vmDir,
     emulation,
+    removeOthers: true,
     findGuest: async (signal) => await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(vmDir, 'image') }, signal),
     takeSeat: async (limits) => {
       const cgroup = cgroups.create(`seat-${count++}`, limits);
@@ -271,10 +273,22 @@ t.test('V05 QEMU has no right, no namespace of the host and no file but its own'
       const files = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
       const named = files.filter((file) => file.startsWith('/') && !file.includes('(deleted)') && !file.startsWith('/memfd:'));
       t.same([...new Set(named)], [join(dir, 'base.erofs')], 'the base alone has a name');
+      for (const fd of emptyDisksOf('self')) t.equal(seekHole(Number(fd), 4096), 4096);
+      const positions = emptyDisksOf(pid).map((fd) =>
+        Number(/^pos:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1]),
+      );
+      t.ok(positions.length > 0 && !positions.includes(4096), 'its empty disks are open for it alone');
       run.kill();
     },
   });
 });
+
+/** Descriptors of a process that are open on a disk for slots without one. */
+function emptyDisksOf(pid: string): string[] {
+  const path = (fd: string): string => `/proc/${pid}/fd/${fd}`;
+  const open = readdirSync(`/proc/${pid}/fd`).filter((fd) => existsSync(path(fd)));
+  return open.filter((fd) => readlinkSync(path(fd)).startsWith(join(vmDir, 'new-')) && statSync(path(fd)).size === MIB);
+}
 
 t.test('two jobs at once do not see each other', async (t) => {
   const both = await Promise.all(['a', 'b'].map(async (name) => await run(`echo ${name} >/own; cat /own; sleep 0.3`)));

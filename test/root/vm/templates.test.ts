@@ -34,7 +34,7 @@ const takeSeat: VmOptions['takeSeat'] = async (limits) => {
 };
 
 const guest = await buildGuestImage({ kernel: findKernel(), agentPath: AGENT, outputDir: join(dir, 'good') }, signal);
-const jail = await openJail(dir, signal);
+const jail = await openJail(dir, true, signal);
 writeFileSync(join(dir, 'filter'), compileFilter(qemuProfile, seccompArch()));
 writeFileSync(join(dir, 'empty'), '');
 truncateSync(join(dir, 'empty'), 1024 * 1024);
@@ -110,6 +110,7 @@ t.test('status() tells what is missing, and what to do', async (t) => {
     directory: join(dir, 'none'),
     emulation: 'allow',
     findGuest: async () => Promise.reject(missing),
+    removeOthers: true,
     takeSeat,
   });
   t.same(await machines.status({ memoryBytes: 1024 ** 3, cpus: 1 }, signal), {

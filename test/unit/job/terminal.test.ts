@@ -58,3 +58,28 @@ t.test('JobTerminal forgets what waits for a device that fails', async (t) => {
   terminal.send(Buffer.alloc(65_536));
   t.same(device.taken, []);
 });
+
+t.test('JobTerminal takes single bytes as fast when much waits as when little does', (t) => {
+  const terminal = new JobTerminal(slowDevice());
+  terminal.send(Buffer.alloc(1_000_000));
+  const before = process.cpuUsage();
+  for (let at = 0; at < 20_000; at++) terminal.send(Buffer.from('x'));
+  const { user, system } = process.cpuUsage(before);
+  t.ok(user + system < 500_000, `it took ${user + system} microseconds`);
+  t.end();
+});
+
+t.test('JobTerminal keeps the order of bytes that come while others are typed', async (t) => {
+  const device = slowDevice();
+  const terminal = new JobTerminal(device);
+  const sent: Buffer[] = [];
+  for (let step = 0; step < 40; step++) {
+    const bytes = Buffer.alloc(1 + ((step * 997) % 6000), step);
+    sent.push(bytes);
+    terminal.send(bytes);
+    if (step % 3 === 0) await device.take();
+  }
+  terminal.send(Buffer.alloc(0));
+  while (device.taken.at(-1)?.length !== 0) await device.take();
+  t.ok(Buffer.concat(device.taken).equals(Buffer.concat(sent)));
+});
