@@ -45,6 +45,14 @@ if (env !== null) {
     t.throws(() => env.submit({ isolation: 'vm', network: 'host', script: 'true' }), { code: 'E_MISSING_FEATURE' });
   });
 
+  t.test('V14 a guest whose kernel panics, or that is switched off, is told, and gives no layer', async (t) => {
+    for (const ending of ['echo c > /proc/sysrq-trigger; sleep 60', 'echo o > /proc/sysrq-trigger; sleep 60']) {
+      const { job, stdout } = await env.run({ isolation: 'vm', script: `echo before; ${ending}`, limits: { timeMs: 60_000 } });
+      t.match(job, { state: 'failed', error: { code: 'E_VM_CRASH' }, layer: null, exitStatus: null }, ending);
+      t.equal(stdout, 'before\n');
+    }
+  });
+
   t.test('the record says who tells the exit status, and what an emulated machine is worth', async (t) => {
     const { job, events } = await env.run({ isolation: 'vm', script: 'exit 3' });
     t.match(job, { exitStatus: 3, exitStatusBy: 'guest', isolation: { used: 'vm' } });
