@@ -106,8 +106,21 @@ export async function whenFlushed(): Promise<void> {
   }
 }
 
+/** Streams whose reader is gone. Node makes a standard stream as good as new after an error, so it cannot be asked, and nobody would ever drain it. */
+const broken = new Set<NodeJS.WriteStream>();
+
+/** A reader such as `head` that has had enough is no error. */
+export function ignoreBrokenPipes(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+      broken.add(stream);
+    });
+  }
+}
+
 function isBroken(stream: NodeJS.WriteStream): boolean {
-  return stream.destroyed || stream.errored !== null;
+  return broken.has(stream) || stream.destroyed || stream.errored !== null;
 }
 
 /** Prints lines for people, or other programs, to standard output. */

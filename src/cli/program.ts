@@ -4,7 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { readVersion } from '../api/version.ts';
 import { RootlayerError, toRootlayerError } from '../core/errors.ts';
 import { EXIT_CANCELLED, EXIT_FAILURE } from './exit-status.ts';
-import { whenFlushed } from './output.ts';
+import { ignoreBrokenPipes, whenFlushed } from './output.ts';
 import { printable } from './printable.ts';
 
 /** What a command gets besides its options: where to leave its exit status, and which one its errors have. */
@@ -113,13 +113,4 @@ function sentence(message: string): string {
 function helpHint(args: string[]): string {
   const name = args.find((arg) => Object.hasOwn(COMMANDS, arg));
   return `"rootlayer ${name === undefined ? '' : `${name} `}--help" lists what there is`;
-}
-
-/** A reader such as `head` that has had enough is no error. */
-function ignoreBrokenPipes(): void {
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error;
-    });
-  }
 }
