@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
+import { findKnownImage } from '../api/known-image.ts';
 import type { Session } from '../api/session.ts';
 import { type Digest, digestOf, isDigest } from '../core/digest.ts';
 import type { Progress } from '../core/engine.ts';
@@ -45,7 +46,7 @@ export async function resolveBase(
   signal: AbortSignal,
 ): Promise<ResolvedBase> {
   if (source.kind === 'stored') return { ref: source.ref, image: null, wasUploaded: false };
-  const known = await findByDigest(session, await hashSource(source, progress, signal), select);
+  const known = await findKnownImage(session, await hashSource(source, progress, signal), select);
   if (known !== null) return { ref: known.id, image: known, wasUploaded: false };
   const archive = withProgress(await openSource(source), 'uploading', sizeOf(source), progress);
   const image = await session.importImage(archive, { name: null, select, shared: false }, progress, signal);
@@ -82,17 +83,6 @@ async function hashSource(source: Exclude<BaseSource, { kind: 'stored' }>, progr
     hash.update(chunk);
   }
   return digestOf(hash.digest());
-}
-
-/** With `select` the digest of the archive is not enough: another image of it may be the one that is stored. */
-async function findByDigest(session: Session, digest: Digest, select: string | null): Promise<ImageRecord | null> {
-  try {
-    const { image } = await session.inspectImage(digest);
-    return select === null || image.id === select || image.names.includes(select) ? image : null;
-  } catch (error) {
-    if (error instanceof RootlayerError && error.code === 'E_NOT_FOUND') return null;
-    throw error;
-  }
 }
 
 function refuse(text: string, why: string): RootlayerError {

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
+import { findKnownImage } from '../../api/known-image.ts';
 import type { JobSubmission, Session } from '../../api/session.ts';
 import { type Digest, digestOf } from '../../core/digest.ts';
 import { RootlayerError } from '../../core/errors.ts';
@@ -60,7 +61,7 @@ export async function importStream(
   select: string | null,
   context: RecipeContext,
 ): Promise<ImageRecord> {
-  const known = await knownImage(session, await digestOfStream(await open(), context.signal), select);
+  const known = await findKnownImage(session, await digestOfStream(await open(), context.signal), select);
   if (known !== null) return known;
   const archive = await open();
   try {
@@ -113,15 +114,4 @@ async function digestOfStream(stream: Readable, signal: AbortSignal): Promise<Di
     hash.update(chunk);
   }
   return digestOf(hash.digest());
-}
-
-/** The digest of an archive with several images is not enough: another one of them may be the one that is stored. */
-async function knownImage(session: Session, digest: Digest, select: string | null): Promise<ImageRecord | null> {
-  try {
-    const { image } = await session.inspectImage(digest);
-    return select === null || image.id === select || image.names.includes(select) ? image : null;
-  } catch (error) {
-    if (error instanceof RootlayerError && error.code === 'E_NOT_FOUND') return null;
-    throw error;
-  }
 }
